@@ -1,0 +1,1 @@
+"""The SENSORIUM benchmark's production system: from the microscope to the ranking table."""
