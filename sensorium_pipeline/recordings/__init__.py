@@ -1,0 +1,30 @@
+"""Raw recordings: reading what a rig leaves, and simulating it with known truth."""
+
+from sensorium_pipeline.recordings.movie import Movie, open_movie
+from sensorium_pipeline.recordings.raw_session import (
+    ImageSet,
+    Presentations,
+    Pupil,
+    RawSession,
+    RecordingDescription,
+    Role,
+    StimulusImages,
+    Track,
+    Treadmill,
+)
+from sensorium_pipeline.recordings.session_folder import open_session
+
+__all__ = [
+    "ImageSet",
+    "Movie",
+    "Presentations",
+    "Pupil",
+    "RawSession",
+    "RecordingDescription",
+    "Role",
+    "StimulusImages",
+    "Track",
+    "Treadmill",
+    "open_movie",
+    "open_session",
+]
