@@ -41,28 +41,21 @@ def default_workers() -> int:
 
 
 @contextmanager
-def connect(settings: Settings) -> Iterator[Client]:
-    """A client of the cluster that the settings name, or of one started on this machine for as long as the context lasts.
+def cluster_address(settings: Settings) -> Iterator[str]:
+    """Address of the scheduler that the settings name, or of one started on this machine for as long as the context lasts.
 
     Raises:
-        PlatformError: no scheduler answers at the address, or no cluster could be started.
+        PlatformError: no cluster could be started.
     """
     if settings.dask_address:
-        try:
-            client = Client(settings.dask_address, timeout=START_TIMEOUT, set_as_default=False)
-        except OSError as error:
-            raise PlatformError(
-                "no Dask scheduler answers", where=settings.dask_address, advice="Start one, or correct SENSORIUM_DASK_ADDRESS."
-            ) from error
-        with client:
-            yield client
+        yield settings.dask_address
         return
-    with local_cluster(settings) as cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+    with local_cluster(settings) as cluster:
+        yield cluster.scheduler_address
 
 
 @contextmanager
-def local_cluster(settings: Settings, *, scheduler_port: int = 0) -> Iterator[Cluster]:
+def local_cluster(settings: Settings) -> Iterator[Cluster]:
     """A Dask cluster on this machine: one worker a GPU where dask-cuda finds GPUs, else worker processes with a stand-in.
 
     A worker that dies takes its task with it once; the second time the task is given up, so that one poisonous task cannot
@@ -70,7 +63,6 @@ def local_cluster(settings: Settings, *, scheduler_port: int = 0) -> Iterator[Cl
     """
     options: dict[str, Any] = {
         "host": "127.0.0.1",
-        "scheduler_port": scheduler_port,
         "dashboard_address": "127.0.0.1:0",
         "resources": GPU,
         "silence_logs": 40,
@@ -109,7 +101,7 @@ class Channel:
 
 
 def run_on_cluster(
-    client: Client,
+    address: str,
     function: Callable[..., Result],
     *arguments: object,
     resources: dict[str, float] | None = None,
@@ -120,26 +112,28 @@ def run_on_cluster(
     Never call it from inside a Dask task that holds resources: a worker frees them only when a task ends.
 
     Raises:
-        PlatformError: the workers that ran it died (allowed failures used up) or the cluster went away.
+        PlatformError: no scheduler answers, the workers that ran it died (allowed failures used up), or the cluster went away.
         Exception: whatever the function raised.
     """
     name = getattr(function, "__name__", "work")
     key = f"{name}-{uuid.uuid4().hex}"
     reports: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
-    client.subscribe_topic(key, lambda event: reports.put(Progress(*event[1]["progress"])))
-    future = client.submit(function, *arguments, Channel(key), key=key, resources=resources, pure=False)
-    future.add_done_callback(lambda _: reports.put(None))
     try:
-        while (report := reports.get()) is not None:
-            progress(report)
-        return future.result()
-    except KilledWorker as error:
-        raise PlatformError(
-            "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
-        ) from error
-    except (CancelledError, CommClosedError) as error:
-        raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error
-    finally:
-        future.cancel()
-        client.unsubscribe_topic(key)
+        client = Client(address, timeout=START_TIMEOUT, set_as_default=False)
+    except OSError as error:
+        raise PlatformError("no Dask scheduler answers", where=address, advice="Start one, or correct SENSORIUM_DASK_ADDRESS.") from error
+    with client:
+        client.subscribe_topic(key, lambda event: reports.put(Progress(*event[1]["progress"])))
+        future = client.submit(function, *arguments, Channel(key), key=key, resources=resources, pure=False)
+        future.add_done_callback(lambda _: reports.put(None))
+        try:
+            while (report := reports.get()) is not None:
+                progress(report)
+            return future.result()
+        except KilledWorker as error:
+            raise PlatformError(
+                "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
+            ) from error
+        except (CancelledError, CommClosedError) as error:
+            raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error

@@ -1,0 +1,307 @@
+"""The Prefect server and the Dask cluster as processes of this machine: for one command, or kept running by `sensorium up`.
+
+A services folder (beside the workspace, on this machine's disk) holds Prefect's database, the logs, and `services.json`, which
+says what runs. Runs of yesterday's `sensorium demo` are therefore still in the interface of today's `sensorium up`.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from sensorium_pipeline.compute import default_workers
+from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.settings import Settings
+
+WORK_POOL = "sensorium"
+START_TIMEOUT = 120  # seconds; a first start makes the database
+STOP_TIMEOUT = 15  # seconds
+PREFECT_PORT = 4200
+DASK_PORT = 8786
+DASHBOARD_PORT = 8787
+
+
+class ServiceProcess(BaseModel):
+    """One process: its number and its time of birth, so that a number used again is not mistaken for it."""
+
+    name: str
+    pid: int
+    created: float
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+class Services(BaseModel):
+    """What `sensorium up` started, and where to look at it."""
+
+    prefect_api: str
+    prefect_ui: str
+    dask_address: str
+    dask_dashboard: str
+    folder: Path
+    processes: list[ServiceProcess]
+
+    def running(self) -> bool:
+        """Whether every process still runs."""
+        return all(process.process() for process in self.processes)
+
+
+def services_folder(settings: Settings) -> Path:
+    """Where the services of a workspace live on this machine: below a local root, beside the current folder for a remote one."""
+    root = settings.root.removeprefix("file://")
+    return Path("services").absolute() if "://" in root else Path(root).expanduser().absolute() / "services"
+
+
+def prefect_environment(folder: Path, api_url: str) -> dict[str, str]:
+    """Variables for every process that talks to our Prefect server. Nothing of it phones home."""
+    return {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # The terminal shows our own progress; every log line is in the interface.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    }
+
+
+def free_port(preferred: int = 0) -> int:
+    """A free TCP port of the loopback address: the preferred one if it can be had."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise PlatformError("no free port on the loopback address", advice="End something that listens on this machine.")
+
+
+def launch(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> ServiceProcess:
+    """Start a service in a session of its own, logging to `<folder>/logs/<name>.log`."""
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            cwd=folder,
+            start_new_session=True,
+        )
+    return ServiceProcess(name=name, pid=child.pid, created=psutil.Process(child.pid).create_time())
+
+
+def stop(services: list[ServiceProcess]) -> None:
+    """End processes and all their children, politely first."""
+    processes: list[psutil.Process] = []
+    for service in reversed(services):
+        if process := service.process():
+            processes += [process, *process.children(recursive=True)]
+    for process in processes:
+        _signal(process, "terminate")
+    _, left = psutil.wait_procs(processes, timeout=STOP_TIMEOUT)
+    for process in left:
+        _signal(process, "kill")
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT)
+
+
+def _signal(process: psutil.Process, action: str) -> None:
+    try:
+        getattr(process, action)()
+    except psutil.NoSuchProcess:
+        return
+
+
+def wait_for(url: str, service: ServiceProcess, folder: Path) -> None:
+    """Return when the URL answers.
+
+    Raises:
+        PlatformError: the process ended, or nothing answered in time; names the log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    log = folder / "logs" / f"{service.name}.log"
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        if service.process() is None:
+            raise PlatformError(f"{service.name} ended while it started", where=log, advice="Its log says why.")
+        time.sleep(0.1)
+    raise PlatformError(f"{service.name} did not answer within {START_TIMEOUT} s", where=log, advice="Its log may say why.")
+
+
+def start_prefect_server(folder: Path, port: int) -> ServiceProcess:
+    """Start a Prefect server (SQLite in the services folder) and wait until it answers."""
+    api_url = f"http://127.0.0.1:{port}/api"
+    environment = prefect_environment(folder, api_url)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+    service = launch("prefect-server", command, folder, environment)
+    try:
+        wait_for(f"{api_url}/health", service, folder)
+    except PlatformError:
+        stop([service])
+        raise
+    return service
+
+
+@contextmanager
+def prefect_server(settings: Settings, progress: ProgressCallback = silent) -> Iterator[str]:
+    """The URL of a Prefect API for flows of this process: the one in PREFECT_API_URL, the one `up` keeps, or one of our own.
+
+    Sets this process's environment; Prefect reads it when it is first imported, which must be inside this context.
+    """
+    folder = services_folder(settings)
+    if named := os.environ.get("PREFECT_API_URL"):
+        os.environ.update({**prefect_environment(folder, named), "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(folder / "prefect"))})
+        yield named
+        return
+    if (running := read_services(folder)) and running.running():
+        os.environ.update(prefect_environment(folder, running.prefect_api))
+        yield running.prefect_api
+        return
+    progress(Progress("starting the Prefect server", 0, 1))
+    port = free_port(PREFECT_PORT)
+    server = start_prefect_server(folder, port)
+    progress(Progress("starting the Prefect server", 1, 1))
+    api_url = f"http://127.0.0.1:{port}/api"
+    os.environ.update(prefect_environment(folder, api_url))
+    try:
+        yield api_url
+    finally:
+        # Log records wait in a queue for Prefect's API; send them while it is still there.
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            for handler in logging.getLogger(name).handlers:
+                handler.flush()
+        del os.environ["PREFECT_API_URL"]
+        stop([server])
+
+
+def read_services(folder: Path) -> Services | None:
+    """What `sensorium up` left in a services folder, if anything."""
+    try:
+        return Services.model_validate_json((folder / "services.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise InputError("the file cannot be read", where=folder / "services.json", advice="Remove it, and start again.") from error
+
+
+def start_services(settings: Settings, deployments: Path, progress: ProgressCallback = silent) -> Services:
+    """Start a Prefect server, a Dask scheduler with workers, a Prefect worker, and deploy what `deployments` (prefect.yaml) holds.
+
+    Raises:
+        InputError: they run already.
+        PlatformError: one of them did not start; the others are stopped again.
+    """
+    folder = services_folder(settings)
+    if (running := read_services(folder)) and running.running():
+        raise InputError("the services run already", where=running.prefect_ui, advice="Stop them with `sensorium down`.")
+    steps = ["Prefect server", "Dask scheduler", "Dask workers", "deployments", "Prefect worker"]
+
+    def report(done: int) -> None:
+        progress(Progress("starting " + steps[min(done, len(steps) - 1)], done, len(steps)))
+
+    started: list[ServiceProcess] = []
+    python = [sys.executable, "-m"]
+    try:
+        report(0)
+        port = free_port(PREFECT_PORT)
+        started.append(start_prefect_server(folder, port))
+        api_url = f"http://127.0.0.1:{port}/api"
+        scheduler_port, dashboard_port = free_port(DASK_PORT), free_port(DASHBOARD_PORT)
+        address = f"tcp://127.0.0.1:{scheduler_port}"
+        root = settings.root if "://" in settings.root else str(Path(settings.root).expanduser().absolute())
+        environment = {**prefect_environment(folder, api_url), "SENSORIUM_ROOT": root, "SENSORIUM_DASK_ADDRESS": address}
+        environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
+
+        report(1)
+        scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(scheduler_port)]
+        started.append(
+            launch("dask-scheduler", [*python, *scheduler, "--dashboard-address", f"127.0.0.1:{dashboard_port}"], folder, environment)
+        )
+        wait_for(f"http://127.0.0.1:{dashboard_port}/health", started[-1], folder)
+
+        report(2)
+        workers = ["--resources", "GPU=1", "--host", "127.0.0.1", "--local-directory", str(folder / "dask")]
+        if shutil.which("nvidia-smi") and shutil.which("dask"):
+            command = ["dask", "cuda", "worker", address, *workers]
+        else:
+            count = str(settings.workers or default_workers())
+            command = [*python, "distributed.cli.dask_worker", address, "--nworkers", count, "--nthreads", "2", *workers]
+        started.append(launch("dask-workers", [*command, "--no-dashboard"], folder, environment))
+
+        report(3)
+        _prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment, folder)
+        _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)], environment, deployments.parent)
+
+        report(4)
+        worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", "sensorium-worker"]
+        started.append(launch("prefect-worker", [*python, *worker], folder, environment))
+        report(5)
+    except BaseException:
+        stop(started)
+        raise
+    services = Services(
+        prefect_api=api_url,
+        prefect_ui=f"http://127.0.0.1:{port}",
+        dask_address=address,
+        dask_dashboard=f"http://127.0.0.1:{dashboard_port}/status",
+        folder=folder,
+        processes=started,
+    )
+    (folder / "services.json").write_text(services.model_dump_json(indent=2))
+    return services
+
+
+def stop_services(settings: Settings) -> Services:
+    """Stop what `start_services` started.
+
+    Raises:
+        InputError: nothing was started for this workspace.
+    """
+    folder = services_folder(settings)
+    services = read_services(folder)
+    if services is None:
+        raise InputError("no services were started for this workspace", where=folder, advice="Start them with `sensorium up`.")
+    stop(services.processes)
+    (folder / "services.json").unlink()
+    return services
+
+
+def _prefect(arguments: list[str], environment: Mapping[str, str], cwd: Path) -> None:
+    """Run one command of Prefect's own command line."""
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PlatformError(
+            (done.stderr or done.stdout).strip().splitlines()[-1][:300] if (done.stderr or done.stdout).strip() else "failed",
+            where="prefect " + " ".join(arguments),
+            advice="The services were stopped again.",
+        )
