@@ -1,0 +1,110 @@
+"""The baselines as a submission: entry point `sensorium_pipeline.models.submission:build`.
+
+The `[parameters]` table of submission.toml names the architecture and may set sizes and training otherwise:
+
+    [parameters]
+    architecture = "cnn"          # or "ln"
+    [parameters.model]            # fields of ModelConfiguration
+    hidden_channels = 16
+    [parameters.training]         # fields of TrainerParameters
+    epochs = 30
+
+The track decides whether behaviour and pupil are used.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.models.baselines import baseline
+from sensorium_pipeline.models.encoder import Encoder, encoder_state, load_encoder_state
+from sensorium_pipeline.models.inputs import normalise_inputs
+from sensorium_pipeline.submissions.interface import Context
+from sensorium_pipeline.training.batches import resident_session, seeded_generator
+from sensorium_pipeline.training.data import SessionData, TrialInputs
+from sensorium_pipeline.training.parameters import TrainerParameters
+from sensorium_pipeline.training.trainer import Trainer, TrainingResult, predict_inputs
+
+
+class BaselineParameters(BaseModel):
+    """The `[parameters]` table of a baseline's submission.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: TrainerParameters = TrainerParameters()
+
+
+class BaselineModel:
+    """A baseline that trains on visible trials and predicts standardised responses (it is trained on those, so in their unit).
+
+    Args:
+        context: sessions, track, seed, device, parameters and progress.
+
+    Raises:
+        InputError: for parameters or sessions that do not fit.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._parameters = _parse(context.parameters)
+        configuration = baseline(self._parameters.architecture, context.track, self._parameters.model)
+        self._descriptions = {session.name: session for session in context.sessions}
+        self._context = context
+        weights = seeded_generator(context.seed, "weights")
+        self._encoder = Encoder.for_sessions(configuration, context.sessions, weights).to(context.device)
+        self.result: TrainingResult | None = None
+
+    def train(self, sessions: Sequence[SessionData]) -> None:
+        """Train on the visible tiers of the sessions."""
+        resident = [resident_session(self._encoder.configuration, session, self._context.device) for session in sessions]
+        trainer = Trainer(self._encoder, resident, self._parameters.training, seed=self._context.seed, progress=self._context.progress)
+        self.result = trainer.train()
+
+    def predict(self, session: str, inputs: TrialInputs) -> NDArray[np.float32]:
+        """Responses (trials, neurons) in standardised units, float32.
+
+        Raises:
+            InputError: for an unknown session or inputs that do not fit it.
+        """
+        if session not in self._descriptions:
+            raise InputError(f"the model knows {sorted(self._descriptions)}", where=f"session {session}", advice="ask for one of them")
+        if len(inputs) == 0:
+            return np.empty((0, self._descriptions[session].neurons), np.float32)
+        normalised = normalise_inputs(self._encoder.configuration, self._descriptions[session], inputs).to(self._context.device)
+        prediction = predict_inputs(self._encoder, session, normalised, self._parameters.training.batch_size)
+        return prediction.cpu().numpy()
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        """Weights as named arrays, the configuration among them."""
+        return encoder_state(self._encoder)
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take up what `state` returned.
+
+        Raises:
+            InputError: when it belongs to another configuration or other sessions.
+        """
+        load_encoder_state(self._encoder, state)
+
+
+def build(context: Context) -> BaselineModel:
+    """Entry point of submission.toml."""
+    return BaselineModel(context)
+
+
+def _parse(parameters: Mapping[str, object]) -> BaselineParameters:
+    try:
+        return BaselineParameters.model_validate(dict(parameters))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["parameters", *(str(part) for part in first["loc"])])
+        raise InputError(
+            f"{field}: {first['msg']}",
+            where="submission.toml",
+            advice="a baseline takes architecture, [parameters.model] and [parameters.training]",
+        ) from error
