@@ -1,0 +1,90 @@
+"""A raw session on its way into the workspace: each plane is put away as soon as it is done, then the session is published.
+
+A plane's result is keyed by the recording's digest, the plane and the parameters, so a run that was killed goes on from the planes
+that were finished, and a second run finds everything done.
+"""
+
+import tempfile
+from pathlib import Path
+
+import xarray as xr
+from pydantic import BaseModel, ConfigDict
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.imaging.extraction import ImagingParameters, extract_plane
+from sensorium_pipeline.imaging.plane_dataset import from_dataset, to_dataset
+from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.recordings import RawSession, open_session
+from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_dataset
+
+EXTRACTION_VERSION = 1
+"""Counted up whenever the same frames and parameters give other cells, traces or activity."""
+
+
+class PlaneRecord(BaseModel):
+    """What was extracted from one plane: where it lies in the lab store, and its measurements."""
+
+    model_config = ConfigDict(frozen=True)
+
+    plane: int
+    digest: str
+    metrics: PlaneMetrics
+
+
+class _PlaneKey(BaseModel):
+    recording: str
+    plane: int
+    parameters: ImagingParameters
+    version: int = EXTRACTION_VERSION
+
+
+def plane_key(recording: str, plane: int, parameters: ImagingParameters) -> str:
+    """Key of a plane's result in the lab store."""
+    return f"planes/{digest_of(_PlaneKey(recording=recording, plane=plane, parameters=parameters))}"
+
+
+def finished_plane(workspace: Workspace, recording: str, plane: int, parameters: ImagingParameters) -> PlaneRecord | None:
+    """The record of a plane that is extracted already."""
+    return read_result(workspace.lab, plane_key(recording, plane, parameters), PlaneRecord)
+
+
+def ingest_plane(
+    workspace: Workspace, raw: Path, plane: int, parameters: ImagingParameters, *, progress: ProgressCallback = silent
+) -> PlaneRecord:
+    """Extract one plane of a raw session and put it away in the lab store, or find it there.
+
+    Raises:
+        InputError: the recording cannot be used.
+    """
+    session = open_session(raw)
+    if not 0 <= plane < session.planes:
+        raise InputError(f"there is no plane {plane}", where=raw, advice=f"It has planes 0 to {session.planes - 1}.")
+    if done := finished_plane(workspace, session.digest, plane, parameters):
+        return done
+
+    def report(step: Progress) -> None:
+        progress(Progress(f"{session.name} plane {plane}: {step.stage}", step.done, step.total, step.detail))
+
+    with tempfile.TemporaryDirectory(prefix="sensorium-plane-") as scratch:
+        extraction = extract_plane(
+            session.plane(plane),
+            frame_rate=session.frame_rate,
+            pixel_size=session.description.pixel_size[0],
+            bidirectional=session.bidirectional,
+            parameters=parameters,
+            scratch=Path(scratch),
+            progress=report,
+        )
+    reference = write_dataset(workspace.lab, xr.DataTree(to_dataset(extraction)))
+    record = PlaneRecord(plane=plane, digest=reference.digest, metrics=extraction.metrics)
+    return record_result(workspace.lab, plane_key(session.digest, plane, parameters), record)
+
+
+def load_planes(workspace: Workspace, records: list[PlaneRecord]) -> list:
+    """The extractions of all planes, in the order of the planes."""
+    ordered = sorted(records, key=lambda record: record.plane)
+    return [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
+
+
+__all__ = ["EXTRACTION_VERSION", "PlaneRecord", "RawSession", "finished_plane", "ingest_plane", "load_planes", "plane_key"]

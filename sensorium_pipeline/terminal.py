@@ -1,0 +1,87 @@
+"""What a person at a terminal sees: progress bars while something runs, tables and plain sentences when it is done."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from sensorium_pipeline.progress import Progress, ProgressCallback
+
+console = Console()
+messages = Console(stderr=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback]:
+    """One bar a stage on the error stream; where that is no terminal, a line when a stage begins and one when it ends."""
+    if not messages.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[detail]}"),
+    )
+    with Bars(*columns, console=messages, transient=False) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = Lock()
+
+    def __call__(self, progress: Progress) -> None:
+        with self._lock:
+            if progress.stage not in self._tasks:
+                self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, detail="")
+            self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=progress.detail)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._lock = Lock()
+
+    def __call__(self, progress: Progress) -> None:
+        with self._lock:
+            if progress.stage not in self._begun:
+                self._begun.add(progress.stage)
+                print(f"{progress.stage} ...", file=sys.stderr, flush=True)
+            elif progress.done == progress.total:
+                detail = f" ({progress.detail})" if progress.detail else ""
+                print(f"{progress.stage}: done{detail}", file=sys.stderr, flush=True)
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:
+    """Print records as JSON on the output stream, and nothing else."""
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json(indent=2)
+    elif isinstance(value, dict):
+        text = json.dumps(value, indent=2)
+    else:
+        text = json.dumps([record.model_dump(mode="json") for record in value], indent=2)
+    print(text)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; where the output is no terminal, it is as wide as it needs to be."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    target = console if console.is_terminal else Console(width=220)
+    target.print(table)

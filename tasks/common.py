@@ -1,0 +1,29 @@
+"""What every task shares: which workspace, and what is worth a second try."""
+
+from typing import Any
+
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.storage import Workspace, open_workspace
+
+RETRIES = 2
+RETRY_DELAY = 5  # seconds
+
+
+def settings_for(root: str | None) -> Settings:
+    """The environment's settings, with another root where one is named."""
+    return Settings(root=root) if root else Settings()
+
+
+def workspace_at(root: str | None) -> Workspace:
+    """The workspace at a root, or the environment's."""
+    return open_workspace(settings_for(root))
+
+
+def worth_a_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again can help: a failing platform may recover; bad input, a crash of strangers' code or a limit never will."""
+    error = state.result(raise_on_failure=False)
+    return error.retry if isinstance(error, SensoriumError) else False

@@ -1,0 +1,41 @@
+"""Progress of a task: an artifact in the Prefect interface, and the bar of the terminal where one watches."""
+
+import time
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+
+UPDATE_SECONDS = 2.0
+
+
+class _Display:
+    """Where this process shows progress beside Prefect's interface; the command line sets it."""
+
+    show: ProgressCallback = staticmethod(silent)
+
+
+display = _Display()
+
+
+class TaskProgress:
+    """Receives the reports of one task, in the task's own thread."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._artifact = None
+        self._updated = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        display.show(progress)
+        now = time.monotonic()
+        if TaskRunContext.get() is None or (now - self._updated < UPDATE_SECONDS and progress.done < progress.total):
+            return
+        self._updated = now
+        percent = 100.0 * progress.done / max(progress.total, 1)
+        text = f"{self._description}: {progress.stage} {progress.done}/{progress.total} {progress.detail}".strip()
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(progress=percent, description=text)
+        else:
+            update_progress_artifact(self._artifact, progress=percent, description=text)
