@@ -1,0 +1,342 @@
+"""Run one command in a sandbox: no network, no files but those handed in, no privileges, and a definite end.
+
+What comes out is one stream of bytes through an inherited pipe (descriptor 3 inside), capped and never interpreted here, and what the
+command printed (capped, for organisers only: a print could carry hidden stimuli out). No folder of the host can be written.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import sensorium_pipeline
+from sensorium_pipeline.errors import IsolationError, PlatformError, SubmissionError
+from sensorium_pipeline.submissions import launcher
+from sensorium_pipeline.submissions.control_groups import ControlGroup, Usage
+from sensorium_pipeline.submissions.seccomp import filter_program
+
+RESULT_DESCRIPTOR = launcher.RESULT_DESCRIPTOR
+INSIDE_USER = "1000"
+MEBIBYTE = 1024**2
+# bubblewrap itself is two processes, and the command starts as a third.
+OWN_PROCESSES = 4
+POLL_SECONDS = 0.1
+
+Status = Literal["exited", "timeout", "memory", "output", "console", "protocol", "stopped"]
+
+
+class IsolationTier(StrEnum):
+    """How strangers' code is kept apart on this machine, best first; recorded with every result."""
+
+    USER_NAMESPACE = "bubblewrap with user namespace"
+    NO_USER_NAMESPACE = "bubblewrap without user namespace"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may use.
+
+    Attributes:
+        wall_seconds: from start to kill.
+        memory_bytes: all processes together, private files included.
+        processes: processes and threads inside at any time.
+        threads: threads that numeric libraries start by themselves.
+        disk_bytes: private temporary files (/tmp, and as much again in /dev/shm).
+        output_bytes: the result stream: predictions and trained state.
+        console_bytes: what is printed.
+    """
+
+    wall_seconds: float = 3600.0
+    memory_bytes: int = 8 * 1024 * MEBIBYTE
+    processes: int = 256
+    threads: int = 2
+    disk_bytes: int = 1024 * MEBIBYTE
+    output_bytes: int = 2 * 1024 * MEBIBYTE
+    console_bytes: int = 4 * MEBIBYTE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: "exited" by itself, or why it was killed ("memory": the kernel killed it at the cap; "protocol": the receiver of the
+            result stream refused it, see `refusal`; "stopped": the caller asked).
+        exit_code: of the command, 128 + signal number when it was killed by one; None when the sandbox was killed.
+        refused_forks: how often a new process or thread was refused at the cap.
+        console: what was printed to standard output and error, together, capped.
+    """
+
+    status: Status
+    exit_code: int | None
+    wall_seconds: float
+    peak_memory_bytes: int | None
+    refused_forks: int
+    console: bytes
+    refusal: SubmissionError | None = None
+
+
+def never() -> bool:
+    """The stop signal of a run that nobody stops."""
+    return False
+
+
+def run_isolated(
+    command: Sequence[str],
+    *,
+    tier: IsolationTier,
+    limits: Limits,
+    read_only: Mapping[str, Path],
+    environment: Mapping[str, str] | None = None,
+    devices: Sequence[Path] = (),
+    receive: Callable[[bytes], None] | None = None,
+    stop: Callable[[], bool] = never,
+) -> Outcome:
+    """Run a command in a fresh sandbox and wait for its end.
+
+    Args:
+        command: program (a path inside, such as `sys.executable`) and arguments.
+        tier: a tier that `probe_isolation` found to hold on this machine.
+        limits: see `Limits`.
+        read_only: place inside -> file or folder of the host; beside these the sandbox sees /usr, this Python and this package.
+        environment: variables beside the sandbox's own few.
+        devices: GPU device nodes to bind; with any, /sys is shown read-only and no address space limit is set.
+        receive: called with each piece of the result stream; a `SubmissionError` that it raises ends the run as "protocol".
+        stop: asked ten times a second; True ends the run as "stopped".
+
+    Raises:
+        IsolationError: the tier is "refuse", or bubblewrap is missing.
+        PlatformError: the sandbox could not be started.
+    """
+    bwrap, setpriv, prlimit = (shutil.which(name) for name in ("bwrap", "setpriv", "prlimit"))
+    if tier is IsolationTier.REFUSE or bwrap is None or setpriv is None or prlimit is None:
+        raise IsolationError(
+            "strangers' code cannot be isolated on this machine", where="sandbox", advice="apt-get install bubblewrap util-linux"
+        )
+    group = ControlGroup(limits.memory_bytes, limits.processes + OWN_PROCESSES)
+    # One above the group's cap, where there is a group: its counter then tells what happened.
+    nproc = limits.processes + 2 * OWN_PROCESSES
+    binds = _binds(read_only, devices)
+    specification = {
+        "bwrap": bwrap,
+        "setpriv": setpriv,
+        "user_namespace": tier is IsolationTier.USER_NAMESPACE,
+        "control_groups": group.membership_files,
+        "resource_limits": _resource_limits(limits, group, with_gpu=bool(devices)),
+        "binds": binds,
+        "options": _options(tier, limits) + _folders([place for _, place, _ in binds]),
+        "last_options": _last_options({**_environment(limits), **(environment or {})}),
+        "seccomp": filter_program().hex(),
+        "command": [prlimit, f"--nproc={nproc}", "--", *command],
+    }
+    try:
+        return _Run(specification, group, limits, receive, stop).finish()
+    finally:
+        group.remove()
+
+
+def _resource_limits(limits: Limits, group: ControlGroup, with_gpu: bool) -> dict[str, int]:
+    values = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 64 * MEBIBYTE}
+    if not group.limits_memory and not with_gpu:
+        # The fallback: address space of each process, private files not included. CUDA reserves far more than it uses.
+        values["RLIMIT_AS"] = limits.memory_bytes
+    return values
+
+
+def _binds(read_only: Mapping[str, Path], devices: Sequence[Path]) -> list[tuple[str, str, str]]:
+    """(source, place inside, kind of bind) of everything that is shown inside."""
+    places: dict[str, Path] = {"/usr": Path("/usr")}
+    for folder in ("/bin", "/sbin", "/lib", "/lib64", "/lib32"):
+        if Path(folder).is_dir() and not Path(folder).is_symlink():
+            places[folder] = Path(folder)
+    # Of /etc only what the dynamic linker needs.
+    for name in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"):
+        if Path(name).exists():
+            places[name] = Path(name)
+    package = Path(sensorium_pipeline.__file__).resolve().parent
+    for needed in (Path(sys.base_prefix), Path(sys.prefix), package):
+        # Never the folder around the package: a workspace, and with it the sealed store, may lie there.
+        if not any(needed.is_relative_to(shown) for shown in places):
+            places[str(needed)] = needed
+    places |= {target: Path(source) for target, source in read_only.items()}
+    binds = [(str(source), target, "--ro-bind") for target, source in places.items()]
+    if devices:
+        binds.append(("/sys", "/sys", "--ro-bind"))
+        binds += [(str(node), str(node), "--dev-bind") for node in devices]
+    return binds
+
+
+def _options(tier: IsolationTier, limits: Limits) -> list[str]:
+    options = ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
+    options += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    if tier is IsolationTier.USER_NAMESPACE:
+        options += ["--unshare-user", "--uid", INSIDE_USER, "--gid", INSIDE_USER]
+    options += ["--proc", "/proc", "--dev", "/dev"]
+    for place in ("/tmp", "/dev/shm"):
+        options += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", place]
+    for folder in ("/bin", "/sbin", "/lib", "/lib64", "/lib32"):
+        if Path(folder).is_symlink():
+            options += ["--symlink", os.readlink(folder), folder]
+    return options
+
+
+def _folders(places: Sequence[str]) -> list[str]:
+    """The folders above every place inside; bubblewrap by itself would close some of them to others than root."""
+    above = {str(folder) for place in places for folder in Path(place).parents} - {"/", "/usr", "/tmp", "/dev", "/proc"}
+    return [option for folder in sorted(above) for option in ("--perms", "0755", "--dir", folder)]
+
+
+def _last_options(environment: Mapping[str, str]) -> list[str]:
+    # bubblewrap's own root and /dev are file systems without a size limit.
+    options = ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    for name, value in environment.items():
+        options += ["--setenv", name, value]
+    return options
+
+
+def _environment(limits: Limits) -> dict[str, str]:
+    threads = str(limits.threads)
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "USER": "participant",
+        "LOGNAME": "participant",
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "NUMBA_NUM_THREADS": threads,
+        "NUMBA_CACHE_DIR": "/tmp",
+        "MPLCONFIGDIR": "/tmp",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+class _Run:
+    """One process tree, its three pipes and its end."""
+
+    def __init__(
+        self,
+        specification: dict[str, object],
+        group: ControlGroup,
+        limits: Limits,
+        receive: Callable[[bytes], None] | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._group, self._limits, self._receive, self._stop = group, limits, receive, stop
+        self._console = bytearray()
+        self._received = 0
+        self._status: Status | None = None
+        self._refusal: SubmissionError | None = None
+        self._started = time.monotonic()
+        description = os.memfd_create("specification")
+        os.write(description, json.dumps(specification).encode())
+        os.lseek(description, 0, os.SEEK_SET)
+        self._result, result_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", launcher.__file__, str(description), str(result_end), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(description, result_end),
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self._result)
+            raise PlatformError(f"the sandbox could not be started: {error}", where="sandbox") from error
+        finally:
+            os.close(description)
+            os.close(result_end)
+
+    def finish(self) -> Outcome:
+        process = self._process
+        pipes = (process.stdout, process.stderr)
+        watched = selectors.DefaultSelector()
+        watched.register(self._result, selectors.EVENT_READ, "result")
+        for pipe in pipes:
+            if pipe is not None:
+                watched.register(pipe.fileno(), selectors.EVENT_READ, "console")
+        ended = os.pidfd_open(process.pid)
+        watched.register(ended, selectors.EVENT_READ, "ended")
+        try:
+            while self._status is None and watched.get_map():
+                for key, _ in watched.select(POLL_SECONDS):
+                    if key.data == "ended" or not self._take(key.fd, key.data):
+                        watched.unregister(key.fd)
+                self._check_deadline()
+        finally:
+            # Also when a receiver failed on our side: nothing of the run outlives this call.
+            self._kill()
+            process.wait()
+            usage = self._group.usage()
+            watched.close()
+            os.close(ended)
+            os.close(self._result)
+            for pipe in pipes:
+                if pipe is not None:
+                    pipe.close()
+        return self._outcome(usage)
+
+    def _check_deadline(self) -> None:
+        if self._status is not None:
+            return
+        if time.monotonic() - self._started > self._limits.wall_seconds:
+            self._status = "timeout"
+        elif self._stop():
+            self._status = "stopped"
+
+    def _take(self, descriptor: int, kind: str) -> bool:
+        """Read what is there; False at the end of the stream."""
+        data = os.read(descriptor, MEBIBYTE)
+        if kind == "console":
+            self._console += data[: self._limits.console_bytes - len(self._console)]
+            if len(self._console) >= self._limits.console_bytes:
+                self._status = self._status or "console"
+        else:
+            self._received += len(data)
+            if self._received > self._limits.output_bytes:
+                self._status = self._status or "output"
+            elif data and self._receive is not None and self._status is None:
+                try:
+                    self._receive(data)
+                except SubmissionError as refusal:
+                    self._refusal, self._status = refusal, "protocol"
+        return bool(data)
+
+    def _kill(self) -> None:
+        if self._status is None:
+            # Every pipe has reached its end, and the process has ended.
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._group.kill()
+
+    def _outcome(self, usage: Usage) -> Outcome:
+        status = self._status or "exited"
+        if usage.memory_kills and status in ("exited", "protocol"):
+            status = "memory"
+        code = self._process.returncode
+        return Outcome(
+            status=status,
+            exit_code=None if self._status is not None else (code if code >= 0 else 128 - code),
+            wall_seconds=time.monotonic() - self._started,
+            peak_memory_bytes=usage.peak_memory_bytes,
+            refused_forks=usage.refused_forks,
+            console=bytes(self._console),
+            refusal=self._refusal,
+        )
