@@ -1,0 +1,104 @@
+"""A motion-corrected movie on scratch disk: raw pixels in one file, written front to back, read by ranges."""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium_pipeline.errors import InputError, PlatformError
+
+Frames = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CorrectedMovie:
+    """Frames (n, y, x) without motion, little-endian and without a header, at `path`; implements `Movie`."""
+
+    path: Path
+    frames: int
+    height: int
+    width: int
+    dtype: np.dtype[Any]
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Frames start..stop-1 as a new array (stop - start, y, x) of the movie's type.
+
+        Raises:
+            InputError: the range lies outside the movie, or the file is shorter than the movie.
+        """
+        if not 0 <= start <= stop <= self.frames:
+            raise InputError(
+                f"no frames {start} to {stop} in a movie of {self.frames}", where=self.path, advice="Ask for frames that exist."
+            )
+        pixels = self.height * self.width
+        try:
+            block = np.fromfile(self.path, self.dtype, (stop - start) * pixels, offset=start * pixels * self.dtype.itemsize)
+        except OSError as error:
+            raise InputError(
+                f"the corrected movie cannot be read ({error})", where=self.path, advice="Correct the motion again."
+            ) from error
+        if block.size != (stop - start) * pixels:
+            raise InputError("the corrected movie is shorter than it should be", where=self.path, advice="Correct the motion again.")
+        return block.reshape(stop - start, self.height, self.width)
+
+
+class CorrectedMovieWriter:
+    """Writes a corrected movie beside its final place and puts it there when all frames have come; otherwise nothing is left.
+
+    Args:
+        path: where the movie will be.
+        frames, height, width: its shape.
+        dtype: float32, or an integer type to which frames are rounded and clipped.
+    """
+
+    def __init__(self, path: Path, frames: int, height: int, width: int, dtype: np.dtype[Any]) -> None:
+        self.movie = CorrectedMovie(path, frames, height, width, dtype)
+        self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self._file: IO[bytes] | None = None
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.movie.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise self._error(error) from error
+        return self
+
+    def write(self, frames: Frames) -> None:
+        """Append frames (n, y, x) that already have the movie's type.
+
+        Raises:
+            PlatformError: the disk is full or the file cannot be written.
+        """
+        if self._file is None or frames.dtype != self.movie.dtype:
+            raise PlatformError("frames of another type, or before the file was opened", where=self.movie.path)
+        try:
+            self._file.write(np.ascontiguousarray(frames).data)
+        except OSError as error:
+            raise self._error(error) from error
+        self._written += len(frames)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            if kind is None and self._written == self.movie.frames:
+                self._partial.replace(self.movie.path)
+        except OSError as failed:
+            if kind is None:
+                raise self._error(failed) from failed
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _error(self, error: OSError) -> PlatformError:
+        needed = self.movie.frames * self.movie.height * self.movie.width * self.movie.dtype.itemsize / 1e9
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return PlatformError("the scratch disk is full", where=self.movie.path, advice=f"The corrected movie needs {needed:.2f} GB.")
+        return PlatformError(f"the corrected movie cannot be written ({error})", where=self.movie.path, advice="Check the scratch folder.")

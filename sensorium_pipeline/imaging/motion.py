@@ -1,0 +1,395 @@
+"""Motion correction of one plane: two passes over the raw movie, one sampled for the template, one over every frame.
+
+Rigid and piecewise together: each frame gets a displacement field that is smooth in space (see `alignment`). The corrected movie is
+streamed to scratch disk while the summary images before and after are added up, so memory is bounded by the chunk.
+
+Displacement is (y, x) in pixels, positive where content was moved to larger y and x.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.imaging.alignment import share
+from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
+from sensorium_pipeline.imaging.interpolation import PADDING, accumulate, bin_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.template import Template, build_template
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.recordings.movie import Movie
+
+Float32 = NDArray[np.float32]
+Frames = NDArray[Any]
+
+SMALLEST_SIDE = 16
+_CHUNK_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 256 * 2**20
+_BINNED_FROM = 256  # px: larger frames are aligned at half resolution, which holds all that optics let through
+
+FINE = ""
+NOT_FINITE = "not finite"
+BLANK = "blank"
+OUT_OF_RANGE = "shift at the end of the allowed range"
+UNLIKE = "unlike the template"
+
+
+@dataclass(frozen=True)
+class MotionParameters:
+    """How motion is corrected; the defaults are good for movies of any size.
+
+    Attributes:
+        largest_shift: of a frame as a whole, in parts of the side of the field (0 to 0.5); beyond it frames are flagged.
+        non_rigid: whether parts of the field may move differently. Where they do not, the correction comes out rigid by itself.
+        block_size: px between the nodes of the displacement field.
+        template_frames: frames sampled, evenly over the recording, for the template.
+    """
+
+    largest_shift: float = 0.25
+    non_rigid: bool = True
+    block_size: int = 64
+    template_frames: int = 300
+
+    def __post_init__(self) -> None:
+        if not 0 < self.largest_shift <= 0.5:
+            raise InputError(f"{self.largest_shift} is not within 0 to 0.5", where="largest_shift", advice="Give it in parts of the side.")
+        if self.block_size < 8:
+            raise InputError(f"{self.block_size} px are too few", where="block_size", advice="Use at least 8, better 64.")
+        if self.template_frames < 2:
+            raise InputError(f"{self.template_frames} frames are too few", where="template_frames", advice="Use at least 2, better 300.")
+
+
+@dataclass(frozen=True)
+class MotionResult:
+    """What motion correction found out.
+
+    Attributes:
+        raster_phase: px by which odd lines stood to the right of even ones; 0.0 in scans of one direction.
+        template: (y, x) float32, mean of the sampled frames without motion.
+        shifts: (frames, 2) float32 px, y and x: the mean displacement over the field.
+        block_shifts: (frames, rows, columns, 2) float32 px: what is left of the displacement at the nodes, less the shift of the frame.
+        block_centres: (rows, columns, 2) float32 px: where the nodes are.
+        correlation: (frames,) float32, Pearson, of the corrected frame with the template.
+        flagged: (frames,) bool; the displacement of such frames is interpolated from their neighbours, and where pixels are not finite the
+            corrected frame is the template.
+        reason: (frames,) str, why a frame is flagged, empty where it is not.
+        mean_before, mean_after: (y, x) float32, over frames that are not flagged; likewise max_before, max_after.
+        coverage: (y, x) float32, fraction of frames in which the pixel lay inside the field; elsewhere the edge is repeated.
+        crispness_before, crispness_after: norm of the gradient of the mean image (Pnevmatikakis and Giovannucci 2017).
+        frames_per_second: of the whole correction on this machine, reading and writing included.
+    """
+
+    raster_phase: float
+    template: Float32
+    shifts: Float32
+    block_shifts: Float32
+    block_centres: Float32
+    correlation: Float32
+    flagged: NDArray[np.bool_]
+    reason: NDArray[np.str_]
+    mean_before: Float32
+    mean_after: Float32
+    max_before: Float32
+    max_after: Float32
+    coverage: Float32
+    crispness_before: float
+    crispness_after: float
+    frames_per_second: float
+
+
+def correct_motion(
+    movie: Movie, corrected: Path, parameters: MotionParameters, *, bidirectional: bool, progress: ProgressCallback = silent
+) -> tuple[MotionResult, CorrectedMovie]:
+    """Find and undo the motion of one plane.
+
+    Args:
+        movie: the raw plane.
+        corrected: where the corrected movie goes; it appears there when it is complete. Its type is that of the raw movie where that is an
+            integer and its noise is well above the rounding (half the disk and half the reading of everything after), else float32.
+        parameters: see there.
+        bidirectional: whether odd lines were scanned backwards, so that the raster phase is looked for.
+        progress: told after every chunk.
+
+    Returns:
+        The findings and the corrected movie.
+
+    Raises:
+        InputError: a movie of one frame, of frames below 16 x 16, or without a single frame that is finite and not blank.
+        PlatformError: the scratch disk is full.
+    """
+    started = time.perf_counter()
+    if movie.height < SMALLEST_SIDE or movie.width < SMALLEST_SIDE:
+        raise InputError(
+            f"frames of {movie.height} x {movie.width} px are too small", where="movie", advice=f"At least {SMALLEST_SIDE} px a side."
+        )
+    if movie.frames < 2:
+        raise InputError(f"a movie of {movie.frames} frame(s) has no motion to correct", where="movie", advice="Give the whole recording.")
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        return _Correction(movie, parameters, bidirectional, pool, threads, progress).run(corrected, started)
+
+
+class _Correction:
+    """One run over one movie: what the chunks share."""
+
+    def __init__(
+        self,
+        movie: Movie,
+        parameters: MotionParameters,
+        bidirectional: bool,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        progress: ProgressCallback,
+    ) -> None:
+        self.movie, self.pool, self.threads, self.progress = movie, pool, threads, progress
+        height, width = movie.height, movie.width
+        self.factor = 2 if min(height, width) >= _BINNED_FROM else 1
+        self.nodes = (max(round(height / parameters.block_size), 1) + 1, max(round(width / parameters.block_size), 1) + 1)
+        sample = self._sample(parameters.template_frames)
+        self.raster_phase = estimate_raster_phase(sample.mean(0, dtype=np.float64)) if bidirectional else 0.0
+        reach = (
+            max(int(parameters.largest_shift * (height // self.factor)), 1),
+            max(int(parameters.largest_shift * (width // self.factor)), 1),
+        )
+        self.template: Template = build_template(
+            self._binned(sample),
+            self.nodes,
+            reach,
+            max(height, width) / self.factor / 4,
+            rigid=not parameters.non_rigid,
+            pool=pool,
+            threads=threads,
+        )
+        self.variance = None if parameters.non_rigid else 0.0
+        fields = self.template.sample.fields * self.factor
+        moved = np.empty((len(sample), height, width), np.float32)
+        self._warp(sample, fields, moved)
+        fine = self.template.sample.correlation >= self.template.lowest_correlation
+        self.image = moved[fine if fine.any() else slice(None)].mean(0, dtype=np.float64).astype(np.float32)
+        self.dtype = _stored_type(sample)
+
+    def _sample(self, count: int) -> Frames:
+        """Frames evenly over the recording that are finite and not blank."""
+        movie = self.movie
+        count = min(count, movie.frames, max(32, _SAMPLE_BYTES // (movie.height * movie.width * 4)))
+        kept = []
+        for k, n in enumerate(np.linspace(0, movie.frames - 1, count).astype(int).tolist()):
+            frame = _native(movie.read(n, n + 1))
+            if _condition(frame)[0] == FINE:
+                kept.append(frame[0])
+            self.progress(Progress("template", k + 1, count))
+        if not kept:
+            raise InputError(
+                "every sampled frame is blank or has values that are not finite",
+                where="movie",
+                advice="Check the channel and the plane: a recording without an image cannot be corrected.",
+            )
+        return np.stack(kept)
+
+    def _binned(self, raw: Frames) -> Float32:
+        """Frames (n, y, x) at the scale of alignment, raster phase corrected."""
+        height, width = self.movie.height, self.movie.width
+        binned = np.empty((len(raw), height // self.factor, width // self.factor), np.float32)
+
+        def work(span: range) -> None:
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            for n in span:
+                prepare_frame(raw[n], self.raster_phase, padded)
+                bin_frame(padded, PADDING, self.factor, binned[n])
+
+        share(work, len(raw), self.pool, self.threads)
+        return binned
+
+    def _warp(self, raw: Frames, fields: Float32, moved: Float32) -> None:
+        """Undo the displacement of frames (n, y, x), into `moved`."""
+        height, width = self.movie.height, self.movie.width
+
+        def work(span: range) -> None:
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            for n in span:
+                prepare_frame(raw[n], self.raster_phase, padded)
+                warp_frame(padded, fields[n], moved[n])
+
+        share(work, len(raw), self.pool, self.threads)
+
+    def run(self, path: Path, started: float) -> tuple[MotionResult, CorrectedMovie]:
+        movie = self.movie
+        shape = (movie.height, movie.width)
+        fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
+        correlation, reason = np.zeros(movie.frames, np.float32), np.full(movie.frames, FINE, dtype="<U40")
+        before, after = _Summary(shape, self.pool, self.threads), _Summary(shape, self.pool, self.threads)
+        last_good: Float32 | None = None
+        with CorrectedMovieWriter(path, movie.frames, *shape, self.dtype) as writer:
+            for start, raw in self._chunks():
+                stop = start + len(raw)
+                reason[start:stop] = _condition(raw)
+                usable = reason[start:stop] == FINE
+                seen = raw if usable.all() else np.where((reason[start:stop] == NOT_FINITE)[:, None, None], 0, raw)
+                found = self.template.aligner.align(self._binned(seen), self.pool, self.threads, variance=self.variance, use=usable)
+                fields[start:stop], correlation[start:stop] = found.fields * self.factor, np.where(usable, found.correlation, 0)
+                reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
+                reason[start:stop][usable & found.at_bound] = OUT_OF_RANGE
+                good = reason[start:stop] == FINE
+                last_good = _bridge(fields[start:stop], good, last_good)
+                moved = np.empty((len(raw), *shape), np.float32)
+                self._warp(seen, fields[start:stop], moved)
+                moved[reason[start:stop] == NOT_FINITE] = self.image
+                before.add(raw, good)
+                after.add(moved, good)
+                writer.write(_stored(moved, self.dtype))
+                rate = stop / max(time.perf_counter() - started, 1e-9)
+                self.progress(Progress("motion", stop, movie.frames, f"{rate:.0f} frames/s"))
+        weights = np.outer(*(_node_weights(count) for count in self.nodes))
+        shifts = np.einsum("nijk,ij->nk", fields, weights).astype(np.float32)
+        flagged = reason != FINE
+        mean_before, max_before = before.images()
+        mean_after, max_after = after.images()
+        result = MotionResult(
+            raster_phase=self.raster_phase,
+            template=self.image,
+            shifts=shifts,
+            block_shifts=fields - shifts[:, None, None],
+            block_centres=_block_centres(shape, self.nodes),
+            correlation=correlation,
+            flagged=flagged,
+            reason=reason,
+            mean_before=mean_before,
+            mean_after=mean_after,
+            max_before=max_before,
+            max_after=max_after,
+            coverage=_coverage(shifts[~flagged] if not flagged.all() else shifts, *shape),
+            crispness_before=crispness(mean_before),
+            crispness_after=crispness(mean_after),
+            frames_per_second=movie.frames / max(time.perf_counter() - started, 1e-9),
+        )
+        return result, writer.movie
+
+    def _chunks(self) -> Iterator[tuple[int, Frames]]:
+        """Chunks of raw frames with their first frame's number; the next one is read while the last one is worked on."""
+        movie = self.movie
+        length = int(np.clip(_CHUNK_BYTES // (movie.height * movie.width * 4), 16, 256))
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(start: int) -> Frames:
+                return _native(movie.read(start, min(start + length, movie.frames)))
+
+            ahead = reader.submit(read, 0)
+            for start in range(0, movie.frames, length):
+                raw = ahead.result()
+                if start + length < movie.frames:
+                    ahead = reader.submit(read, start + length)
+                yield start, raw
+
+
+class _Summary:
+    """Mean and maximum of frames that come chunk by chunk."""
+
+    def __init__(self, shape: tuple[int, int], pool: ThreadPoolExecutor, threads: int) -> None:
+        self._total, self._count = np.zeros(shape), 0
+        self._largest = np.full(shape, -np.inf, np.float32)
+        self._pool, self._threads = pool, threads
+
+    def add(self, frames: Frames, use: NDArray[np.bool_]) -> None:
+        share(
+            lambda span: accumulate(frames, use, span.start, span.stop, self._total, self._largest),
+            self._total.shape[0],
+            self._pool,
+            self._threads,
+        )
+        self._count += int(use.sum())
+
+    def images(self) -> tuple[Float32, Float32]:
+        if self._count == 0:
+            nothing = np.full(self._total.shape, np.nan, np.float32)
+            return nothing, nothing.copy()
+        return (self._total / self._count).astype(np.float32), self._largest
+
+
+def crispness(image: NDArray[np.floating]) -> float:
+    """Frobenius norm of the gradient of an image (y, x): larger where the mean of a movie is sharper."""
+    slope_y, slope_x = np.gradient(image.astype(np.float64))
+    return float(np.sqrt((slope_y**2 + slope_x**2).sum()))
+
+
+def _native(frames: Frames) -> Frames:
+    """Frames as int16 or float32, the two types that the compiled loops are made for."""
+    if frames.dtype == np.int16 and frames.dtype.isnative:
+        return np.ascontiguousarray(frames)
+    return np.ascontiguousarray(frames, dtype=np.float32)
+
+
+def _condition(frames: Frames) -> NDArray[np.str_]:
+    """What is wrong with frames (n, y, x) before any comparison: not finite, blank or nothing."""
+    reason = np.full(len(frames), FINE, dtype="<U40")
+    flat = frames.reshape(len(frames), -1)
+    low, high = flat.min(1), flat.max(1)
+    reason[low == high] = BLANK
+    reason[~(np.isfinite(low) & np.isfinite(high))] = NOT_FINITE
+    return reason
+
+
+def _stored_type(sample: Frames) -> np.dtype[Any]:
+    """int16 where the movie came as such and its noise hides the rounding (at most 2 % of the noise variance), else float32."""
+    if sample.dtype != np.int16:
+        return np.dtype("<f4")
+    rough = np.diff(sample[: min(len(sample), 20)].astype(np.float32), axis=0) if len(sample) > 1 else np.zeros(1)
+    return np.dtype("<i2") if rough.std() / np.sqrt(2) >= 2.0 else np.dtype("<f4")
+
+
+def _stored(frames: Float32, dtype: np.dtype[Any]) -> Frames:
+    if dtype.kind != "i":
+        return frames
+    np.rint(frames, out=frames)
+    limits = np.iinfo(dtype)
+    np.clip(frames, limits.min, limits.max, out=frames)
+    return frames.astype(dtype)
+
+
+def _bridge(fields: Float32, good: NDArray[np.bool_], last_good: Float32 | None) -> Float32 | None:
+    """Interpolate the fields (n, ...) of frames that are not good in time, in place; the last good field, for the next chunk."""
+    known = np.flatnonzero(good)
+    for n in np.flatnonzero(~good).tolist():
+        after = known[known > n][:1]
+        before = known[known < n][-1:]
+        earlier = fields[before[0]] if len(before) else last_good
+        if earlier is not None and len(after):
+            first = int(before[0]) if len(before) else -1
+            part = (n - first) / (int(after[0]) - first)
+            fields[n] = (1 - part) * earlier + part * fields[after[0]]
+        elif earlier is not None:
+            fields[n] = earlier
+        else:
+            fields[n] = fields[after[0]] if len(after) else 0
+    return fields[known[-1]].copy() if len(known) else last_good
+
+
+def _node_weights(count: int) -> NDArray[np.float64]:
+    """Part of a side that each node stands for."""
+    weights = np.ones(count)
+    weights[[0, -1]] = 0.5
+    return weights / weights.sum()
+
+
+def _block_centres(shape: tuple[int, int], nodes: tuple[int, int]) -> Float32:
+    axes = [np.linspace(0, length - 1, count) for length, count in zip(shape, nodes, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
+
+
+def _coverage(shifts: Float32, height: int, width: int) -> Float32:
+    """Fraction of frames, moved by `shifts` (n, 2), that cover each pixel (y, x)."""
+    covered = np.zeros((height, width), np.float32)
+    for start in range(0, len(shifts), 4096):
+        part = shifts[start : start + 4096]
+        rows, columns = (
+            ((place >= -0.5) & (place <= length - 0.5)).astype(np.float32)
+            for place, length in ((np.arange(height)[None] + part[:, :1], height), (np.arange(width)[None] + part[:, 1:], width))
+        )
+        covered += rows.T @ columns
+    return covered / np.float32(max(len(shifts), 1))

@@ -1,0 +1,121 @@
+"""The template of a recording: the mean of frames sampled all over it, moved to where most of them stand."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium_pipeline.imaging.alignment import Aligner, Alignments, Spectrum, lowest_plausible, share
+from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, warp_frame
+
+Float32 = NDArray[np.float32]
+
+_SEED_FRAMES = 20
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Template:
+    """The template at the scale of estimation.
+
+    Attributes:
+        aligner: what frames are aligned with.
+        sample: how the sampled frames themselves lie.
+        lowest_correlation: below it, a frame does not show what the template shows.
+    """
+
+    aligner: Aligner
+    sample: Alignments
+    lowest_correlation: float
+
+
+def build_template(
+    frames: Float32,
+    nodes: tuple[int, int],
+    largest_shift: tuple[int, int],
+    smoothness: float,
+    *,
+    rigid: bool,
+    pool: ThreadPoolExecutor,
+    threads: int,
+) -> Template:
+    """Template of sampled frames (n, y, x), all finite and none of them blank.
+
+    It starts from the frames that are most alike. Then, in rounds, all frames are aligned with it and averaged, and what they differ by
+    from it gives the spectrum of the noise for the next round; from the second round on, along displacement fields.
+    """
+    mean = _most_alike(frames)
+    noise = Spectrum.of(
+        (frames[: min(len(frames), 50)] - mean[None]) - (frames[: min(len(frames), 50)] - mean[None]).mean((1, 2), keepdims=True)
+    )
+    averaged = min(_SEED_FRAMES, len(frames))
+    for k in range(_ROUNDS + 1):
+        aligner = Aligner(mean, noise, averaged, nodes, largest_shift, smoothness)
+        alignments = aligner.align(frames, pool, threads, variance=0.0 if rigid or k == 0 else None)
+        lowest = lowest_plausible(alignments.correlation)
+        if k == _ROUNDS:
+            break
+        good = (alignments.correlation >= lowest) & ~alignments.at_bound
+        if not good.any():
+            good[:] = True
+        mean, noise = _average(frames, alignments, good, pool, threads)
+        averaged = int(good.sum())
+    return Template(aligner, alignments, lowest)
+
+
+def _most_alike(frames: Float32) -> Float32:
+    """Mean of the frames that correlate best with the frame that has the most good friends (shift included in the comparison)."""
+    height, width = frames.shape[1] // 4, frames.shape[2] // 4
+    small = np.empty((len(frames), height, width), np.float32)
+    half = np.empty((frames.shape[1] // 2, frames.shape[2] // 2), np.float32)
+    for frame, target in zip(frames, small, strict=True):
+        bin_frame(frame, 0, 2, half)
+        bin_frame(half, 0, 2, target)
+    flat = small.reshape(len(frames), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    alike = flat @ flat.T
+    friends = min(_SEED_FRAMES, len(frames))
+    best = np.sort(alike, axis=1)[:, -friends:].mean(1)
+    chosen = np.argsort(-alike[int(np.argmax(best))], kind="stable")[:friends]
+    return frames[np.sort(chosen)].mean(0)
+
+
+def _average(
+    frames: Float32, alignments: Alignments, good: NDArray[np.bool_], pool: ThreadPoolExecutor, threads: int
+) -> tuple[Float32, Spectrum]:
+    """Mean of the good frames moved back, over the pixels inside each, and the spectrum of what they differ by from it."""
+    chosen = np.flatnonzero(good)
+    moved = np.empty((len(chosen), *frames.shape[1:]), np.float32)
+
+    def move(span: range) -> None:
+        padded = np.empty((frames.shape[1] + 2 * PADDING, frames.shape[2] + 2 * PADDING), np.float32)
+        for n in span:
+            prepare_frame(frames[chosen[n]], 0.0, padded)
+            warp_frame(padded, alignments.fields[chosen[n]], moved[n])
+
+    share(move, len(chosen), pool, threads)
+    total, count = np.zeros(frames.shape[1:]), np.zeros(frames.shape[1:])
+    for image, field in zip(moved, alignments.fields[chosen], strict=True):
+        rows, columns = inside(field, frames.shape[1], frames.shape[2])
+        total[rows, columns] += image[rows, columns]
+        count[rows, columns] += 1
+    mean = np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
+    gain = alignments.gain[chosen]
+    centred = mean - mean.mean()
+    residual = moved[: min(len(chosen), 100)]
+    for image, brightness in zip(residual, gain, strict=False):
+        image -= image.mean() + centred * brightness
+    return mean, Spectrum.of(residual)
+
+
+def inside(field: Float32, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns that a frame with this field covers wherever the field is within it."""
+
+    def side(shift: Float32, length: int) -> slice:
+        first = int(np.clip(np.ceil(-float(shift.min())), 0, length))
+        last = int(np.clip(np.floor(length - 1 - float(shift.max())) + 1, 0, length))
+        return slice(first, max(last, first))
+
+    return side(field[..., 0], height), side(field[..., 1], width)
