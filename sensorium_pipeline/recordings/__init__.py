@@ -13,6 +13,7 @@ from sensorium_pipeline.recordings.raw_session import (
     Treadmill,
 )
 from sensorium_pipeline.recordings.session_folder import open_session
+from sensorium_pipeline.recordings.summary import SessionSummary, describe
 
 __all__ = [
     "ImageSet",
@@ -22,9 +23,11 @@ __all__ = [
     "RawSession",
     "RecordingDescription",
     "Role",
+    "SessionSummary",
     "StimulusImages",
     "Track",
     "Treadmill",
+    "describe",
     "open_movie",
     "open_session",
 ]

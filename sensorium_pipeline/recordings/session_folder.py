@@ -1,10 +1,217 @@
-"""Reading a raw session folder."""
+"""Reading a raw session folder, as a rig leaves it.
 
+session.toml                    [session] animal, session, scan; [recording] indicator, optics, area and what the scan headers do
+                                not say (pixel_size um, plane_depths um); [release] role, track
+scans/*.tif                     ScanImage BigTIFF files of one recording
+stimulus/presentations.csv      image_id, onset, offset (seconds on the clock of the stimulus machine), in the order shown
+stimulus/images.csv             image_id, image_set (single, test, final_test), a row for each image of
+stimulus/images.npy             (images, 144, 256) uint8
+sync.h5                         what the acquisition clock saw, sample by sample: analog/photodiode, digital/frame_clock,
+                                digital/treadmill, digital/eye_camera; attributes sample_rate (Hz), session
+treadmill.h5                    counter (samples,) 10 MHz uint32, position (samples,) encoder counts, pulse_counter (pulses,);
+                                attributes counts_per_revolution, wheel_circumference (cm), session
+eye.csv                         frame, time (seconds on the camera's clock), pupil_x, pupil_y, dilation (px; empty when lost)
+"""
+
+import tomllib
 from pathlib import Path
+from typing import Any
 
-from sensorium_pipeline.recordings.raw_session import RawSession
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.beside import read_pupil, read_treadmill
+from sensorium_pipeline.recordings.clocks import longest_block
+from sensorium_pipeline.recordings.raw_session import RawSession, RecordingDescription
+from sensorium_pipeline.recordings.scanimage import ScanImageRecording, open_scanimage
+from sensorium_pipeline.recordings.stimulus import read_images, read_presentations
+from sensorium_pipeline.recordings.sync import SyncFile
+
+SESSION_FILE = "session.toml"
+SCANS = "scans"
+PRESENTATIONS = "stimulus/presentations.csv"
+IMAGE_TABLE = "stimulus/images.csv"
+IMAGES = "stimulus/images.npy"
+SYNC = "sync.h5"
+TREADMILL = "treadmill.h5"
+EYE = "eye.csv"
+
+
+class _SessionTable(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    animal: int
+    session: int
+    scan: int
+
+
+class _RecordingTable(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    indicator: str
+    optics: str = ""
+    area: str = "V1"
+    pixel_size: tuple[float, float] | None = None
+    plane_depths: tuple[float, ...] | None = None
+
+
+class _ReleaseTable(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    role: str
+    track: str | None = None
+
+
+class _SessionToml(BaseModel):
+    session: _SessionTable
+    recording: _RecordingTable
+    release: _ReleaseTable
 
 
 def open_session(path: Path) -> RawSession:
-    """Open a raw session folder; see the module."""
-    raise NotImplementedError
+    """Open a raw session folder and bring all of its tables to the frame clock.
+
+    Movies stay on disk; tables, stimuli and times are read.
+
+    Raises:
+        InputError: naming the file and the field that is missing, damaged, or of another session, and what to do.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError("is not a folder", where=path, advice="Give the folder of a raw session; it holds session.toml and scans/.")
+    warnings: list[str] = []
+    toml = _read_toml(path / SESSION_FILE)
+    recording = open_scanimage(_scan_files(path / SCANS))
+    description = _describe(path, toml, recording, warnings)
+    sync = SyncFile(path / SYNC, description.name)
+    frame_times, plane_delays, zero = _frame_times(recording, sync, path, warnings)
+    end = float(frame_times[-1] + 1 / recording.header.volume_rate)
+    images, image_sets = read_images(path / IMAGE_TABLE, path / IMAGES, description)
+    stimulus = read_presentations(path / PRESENTATIONS, description.name, images, sync, zero, end, warnings)
+    treadmill = read_treadmill(path / TREADMILL, description.name, sync, zero)
+    pupil = read_pupil(path / EYE, description.name, sync, zero)
+    for name, times in ((TREADMILL, treadmill.time), (EYE, pupil.time)):
+        if times[0] > 0 or times[-1] < frame_times[-1]:
+            warnings.append(f"{name} covers {times[0]:.1f} to {times[-1]:.1f} s of a recording of {end:.1f} s")
+    lost = float(np.isnan(pupil.dilation).mean())
+    if lost > 0.2:
+        warnings.append(f"the pupil is lost in {lost:.0%} of the eye camera's frames")
+    scans = sorted(f"{SCANS}/{table.path.name}" for table in recording.tables)
+    return RawSession(
+        path=path,
+        description=description,
+        movies=tuple(recording.plane(plane) for plane in range(recording.header.planes)),
+        frame_rate=float((len(frame_times) - 1) / frame_times[-1]) if len(frame_times) > 1 else recording.header.volume_rate,
+        frame_times=frame_times,
+        plane_delays=plane_delays,
+        line_period=recording.header.line_period,
+        bidirectional=recording.header.bidirectional,
+        stimulus=stimulus,
+        images=images,
+        image_sets=image_sets,
+        treadmill=treadmill,
+        pupil=pupil,
+        warnings=tuple(warnings),
+        raw_files=tuple(sorted([SESSION_FILE, *scans, PRESENTATIONS, IMAGE_TABLE, IMAGES, SYNC, TREADMILL, EYE])),
+    )
+
+
+def _read_toml(path: Path) -> _SessionToml:
+    if not path.is_file():
+        raise InputError("is missing", where=path, advice="Give the folder of a raw session; it holds session.toml and scans/.")
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is not TOML ({error})", where=path, advice="Correct the file.") from error
+    try:
+        return _SessionToml.model_validate(content)
+    except ValidationError as error:
+        raise _field_error(path, error) from error
+
+
+def _field_error(path: Path, error: ValidationError, table: str = "") -> InputError:
+    first = error.errors()[0]
+    field = ".".join([table, *map(str, first["loc"])]).strip(".")
+    return InputError(f"{field}: {first['msg']}, got {first['input']!r}", where=path, advice=f"Correct {field} in {path.name}.")
+
+
+def _scan_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.tif")) if folder.is_dir() else []
+    if not files:
+        raise InputError("holds no .tif files", where=folder, advice="Copy the scan files of the session into it.")
+    return files
+
+
+def _describe(path: Path, toml: _SessionToml, recording: ScanImageRecording, warnings: list[str]) -> RecordingDescription:
+    header, file = recording.header, path / SESSION_FILE
+    pixel_size = toml.recording.pixel_size or header.pixel_size
+    if pixel_size is None or min(pixel_size) <= 0:
+        raise InputError(
+            "recording.pixel_size is not known: neither this file nor the scan header says it", where=file, advice="Add it, (y, x) in um."
+        )
+    if header.pixel_size and any(abs(a / b - 1) > 0.05 for a, b in zip(pixel_size, header.pixel_size, strict=True)):
+        warnings.append(f"recording.pixel_size is {pixel_size} um in {SESSION_FILE} (used) and {header.pixel_size} um in the scan header")
+    depths = toml.recording.plane_depths or header.depths
+    if len(depths) != header.planes:
+        raise InputError(
+            f"recording.plane_depths has {len(depths)} entries, and the scan {header.planes} planes",
+            where=file,
+            advice="Give the depth of every plane in um, in the order scanned.",
+        )
+    release = toml.release
+    if release.role == "competition" and release.track is None:
+        raise InputError(
+            "release.track is missing: a competition session belongs to one track",
+            where=file,
+            advice='Add track = "sensorium" or track = "sensorium+".',
+        )
+    if release.role == "open" and release.track is not None:
+        raise InputError("release.track is given: an open session serves both tracks", where=file, advice="Take release.track out.")
+    if header.planned_volumes is not None and recording.volumes < header.planned_volumes:
+        warnings.append(f"the scan was stopped after {recording.volumes} of {header.planned_volumes} planned volumes")
+    try:
+        return RecordingDescription(
+            **toml.session.model_dump(),
+            indicator=toml.recording.indicator,
+            optics=toml.recording.optics,
+            area=toml.recording.area,
+            pixel_size=pixel_size,
+            plane_depths=depths,
+            role=release.role,  # type: ignore[arg-type]
+            track=release.track,  # type: ignore[arg-type]
+        )
+    except ValidationError as error:
+        first = str(error.errors()[0]["loc"][0])
+        table = "session" if first in _SessionTable.model_fields else "release" if first in _ReleaseTable.model_fields else "recording"
+        raise _field_error(file, error, table) from error
+
+
+def _frame_times(
+    recording: ScanImageRecording, sync: SyncFile, path: Path, warnings: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Volume times (volumes,), plane delays (planes,), and when on the acquisition clock the first frame began; all in seconds."""
+    pulses = longest_block(sync.rising("frame_clock"))
+    header, frames = recording.header, recording.frames
+    if not frames <= len(pulses) <= frames + 1:
+        advice = "Copy the missing scan files into the folder." if len(pulses) > frames else "Take the sync file of this session."
+        raise InputError(
+            f"digital/frame_clock counts {len(pulses)} frames, and the files in {path / SCANS} hold {frames}",
+            where=sync.path,
+            advice=advice,
+        )
+    if len(pulses) > frames:
+        warnings.append("the last frame of the frame clock was not saved")
+    pulses = pulses[:frames]
+    scanned = recording.last.timestamp - recording.first.timestamp
+    if frames > 1 and abs((pulses[-1] - pulses[0]) / scanned - 1) > 1e-3:
+        raise InputError(
+            f"digital/frame_clock runs for {pulses[-1] - pulses[0]:.3f} s, and frameTimestamps_sec of the scan for {scanned:.3f} s",
+            where=sync.path,
+            advice="Take the sync file of this session.",
+        )
+    written = header.frames_per_volume
+    if frames % written:
+        warnings.append(f"the last volume has {frames % written} of {written} frames and is left out")
+    by_volume = pulses[: recording.volumes * written].reshape(recording.volumes, written)
+    zero = float(by_volume[0, 0])
+    delays = (by_volume - by_volume[:, :1]).mean(axis=0)[: header.planes]
+    return by_volume[:, 0] - zero, delays, zero

@@ -1,0 +1,146 @@
+"""Reading the small tables of a raw session: CSV and HDF5, with errors that name the file and the column."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sensorium_pipeline.errors import InputError
+
+CHUNK = 1 << 20
+_COPY = "The file is damaged or was cut off while it was copied: copy it again."
+
+
+def read_columns(path: Path, columns: Sequence[str], *, may_lack: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
+    """Numeric columns of a CSV file with comment lines (#) before its header.
+
+    Args:
+        columns: that must be there; others are left alone.
+        may_lack: columns in which a field may be empty (NaN).
+
+    Raises:
+        InputError: naming the file, and the column and line that are missing or not a number.
+    """
+    table = read_text_table(path, columns)
+    result = {}
+    for name in columns:
+        text = table[name].str.strip()
+        empty = text.isin(["", "nan", "NaN"])
+        values = pd.to_numeric(text.where(~empty), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        bad = ~np.isfinite(values) & ~(empty.to_numpy() & (name in may_lack))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"column {name!r}, row {row + 1}: {text.iloc[row]!r} is not a number",
+                where=path,
+                advice="Correct the table, or export it again.",
+            )
+        result[name] = values
+    return result
+
+
+def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns of a CSV file as text; `InputError` where one is missing."""
+    _check_file(path)
+    try:
+        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise InputError(f"cannot be read as a table ({str(error).splitlines()[0][:120]})", where=path, advice=_COPY) from error
+    lacking = [name for name in columns if name not in table.columns]
+    if lacking:
+        raise InputError(
+            f"lacks the column {', '.join(repr(name) for name in lacking)}",
+            where=path,
+            advice=f"It has: {', '.join(map(str, table.columns))}.",
+        )
+    if len(table) == 0:
+        raise InputError("has no rows", where=path, advice=_COPY)
+    return table
+
+
+def commented_session(path: Path) -> str | None:
+    """The session that a CSV file names in a comment line `# session: 1-1-1` before its header; None where it names none."""
+    _check_file(path)
+    with path.open("r", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if not line.startswith("#"):
+                return None
+            key, _, value = line[1:].partition(":")
+            if key.strip() == "session":
+                return value.strip()
+    return None
+
+
+class Hdf5Table:
+    """Named vectors of an HDF5 file, read whole or in pieces.
+
+    Raises:
+        InputError: from every method, naming the file and the dataset or attribute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _check_file(path)
+        self.path = path
+        try:
+            with h5py.File(path, "r"):
+                pass
+        except OSError as error:
+            raise InputError("cannot be read as an HDF5 file", where=path, advice=_COPY) from error
+
+    def text(self, name: str) -> str | None:
+        """A text attribute of the file, None where it is absent."""
+        with h5py.File(self.path, "r") as file:
+            value = file.attrs.get(name)
+        return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
+
+    def number(self, name: str) -> float:
+        """A positive number among the attributes of the file."""
+        with h5py.File(self.path, "r") as file:
+            value = file.attrs.get(name)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not number > 0:
+            raise InputError(f"attribute {name!r} is {value!r}, not a positive number", where=self.path, advice=_COPY)
+        return number
+
+    def vector(self, name: str) -> NDArray[np.generic]:
+        """A whole vector."""
+        return np.concatenate([np.zeros(0, self._kind(name)), *self.chunks(name)])
+
+    def chunks(self, name: str) -> Iterator[NDArray[np.generic]]:
+        """A vector in pieces of `CHUNK` samples."""
+        self._kind(name)
+        try:
+            with h5py.File(self.path, "r") as file:
+                dataset = file[name]
+                for start in range(0, len(dataset), CHUNK):
+                    yield dataset[start : start + CHUNK]
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"dataset {name!r} cannot be read", where=self.path, advice=_COPY) from error
+
+    def length(self, name: str) -> int:
+        """Samples of a vector."""
+        self._kind(name)
+        with h5py.File(self.path, "r") as file:
+            return len(file[name])
+
+    def _kind(self, name: str) -> np.dtype[np.generic]:
+        with h5py.File(self.path, "r") as file:
+            item = file.get(name)
+            if not isinstance(item, h5py.Dataset):
+                found: list[str] = []
+                file.visititems(lambda path, thing: found.append(path) if isinstance(thing, h5py.Dataset) else None)
+                raise InputError(f"lacks the dataset {name!r}", where=self.path, advice=f"It has: {', '.join(found) or 'none'}.")
+            if len(item.shape) != 1 or item.dtype.kind not in "iuf":
+                raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=_COPY)
+            return np.dtype(item.dtype)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError("is missing", where=path, advice="Copy the whole session folder again from the rig.")
