@@ -1,0 +1,360 @@
+"""The trusted side of one run: start the sandbox, take what comes out, check it, and say in the taxonomy's terms how it ended."""
+
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
+from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.submissions.isolation import require_isolation
+from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
+from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
+from sensorium_pipeline.submissions.sandbox import Limits, Outcome, never, run_isolated
+from sensorium_pipeline.submissions.staging import Staged, load_staged
+from sensorium_pipeline.submissions.transfer import ResultReader
+
+RUNNER = "sensorium_pipeline.submissions.runner"
+CONSOLE = "console.txt"
+STATE = "state.npz"
+PREDICTIONS = "predictions"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on.
+
+    Attributes:
+        name: torch device inside, "cpu" or "cuda:0".
+        nodes: device nodes to bind, of that GPU alone.
+    """
+
+    name: str = "cpu"
+    nodes: tuple[Path, ...] = ()
+
+
+CPU = Device()
+
+
+class Failure(BaseModel):
+    """Why a run failed, by whose fault; `problem`, `where` and `advice` may be shown to the team."""
+
+    error: Literal["SubmissionError", "ResourceLimitError"]
+    fault: str
+    problem: str
+    where: str
+    advice: str
+
+    def raise_it(self) -> None:
+        """Raise the error that this describes."""
+        kind = SubmissionError if self.error == "SubmissionError" else ResourceLimitError
+        raise kind(self.problem, where=self.where, advice=self.advice)
+
+
+class RunOutcome(BaseModel):
+    """How one run of a submission ended.
+
+    Attributes:
+        status: "finished" (checked predictions of every session lie in `out/predictions/<session>.npz`), "failed" or "stopped".
+        trained: whether `out/state.npz` holds a trained state.
+        tier: of isolation; "none needed" for a predictions file.
+        wall_seconds: from start to end of the sandbox.
+        peak_memory_bytes: of all its processes, where counted.
+    """
+
+    status: Literal["finished", "failed", "stopped"]
+    failure: Failure | None = None
+    sessions: list[str] = []
+    trained: bool = False
+    seed: int
+    tier: str
+    device: str = "cpu"
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+
+
+def run_submission(
+    folder: Path,
+    staged_folder: Path,
+    track: str,
+    seed: int,
+    out: Path,
+    limits: Limits | None = None,
+    progress: ProgressCallback = silent,
+    stop: Callable[[], bool] = never,
+    device: Device = CPU,
+) -> RunOutcome:
+    """Run a submission in isolation, or take its predictions file, and check what comes out.
+
+    A fault of the submission is in the outcome, not raised, so that one submission cannot end the evaluation of others.
+
+    Args:
+        folder: the submission's files.
+        staged_folder: see `staging.stage_sessions`.
+        track: of this evaluation; the staged sessions must be of it.
+        seed: of this run.
+        out: gets `predictions/<session>.npz` (all or none), `state.npz` if the model was trained, and `console.txt` (what it printed,
+            for organisers only). Made if it is not there; what a former attempt left in it is replaced.
+        limits: of the sandbox; the submission's own `minutes` can only shorten them.
+        progress: called with the submission's progress, held to a name and numbers.
+        stop: asked often; True ends the run.
+        device: see `Device`.
+
+    Raises:
+        IsolationError: this machine cannot isolate it.
+        PlatformError: the staged sessions are not usable, or the sandbox did not start.
+    """
+    staged = load_staged(staged_folder)
+    if staged.track != track:
+        raise PlatformError(f"sessions staged for {staged.track}", where=staged_folder, advice=f"Stage those of {track}")
+    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
+    try:
+        submission = load_submission(folder)
+    except SubmissionError as error:
+        return _failed(error, seed, "not started")
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as private:
+        fresh = Path(private)
+        if submission.predictions is not None:
+            outcome = RunOutcome(status="finished", seed=seed, tier="none needed")
+            received = folder / submission.predictions
+            unknown = _unknown_file(received, staged)
+            if unknown is not None:
+                return _failed(unknown, seed, outcome.tier)
+        else:
+            job = {"mode": "evaluate", "seed": seed, "device": device.name}
+            run = _run(folder, submission, staged, staged_folder, job, {}, fresh, limits or Limits(), progress, stop, device)
+            (out / CONSOLE).write_bytes(run.console)
+            outcome = RunOutcome(
+                status="finished",
+                seed=seed,
+                tier=run.tier,
+                device=device.name,
+                wall_seconds=run.outcome.wall_seconds,
+                peak_memory_bytes=run.outcome.peak_memory_bytes,
+                trained=STATE in run.reader.received,
+            )
+            if run.outcome.status == "stopped":
+                return outcome.model_copy(update={"status": "stopped", "trained": False})
+            if run.error is not None:
+                return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(run.error)})
+            received = fresh / PREDICTIONS
+        checked = fresh / "checked"
+        checked.mkdir()
+        try:
+            for session in staged.sessions:
+                name = f"{session.expected.session}.npz"
+                predictions = read_predictions(received / name, session.expected, f"{PREDICTIONS}/{name}")
+                write_predictions(checked / name, predictions)
+        except SubmissionError as error:
+            return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(error)})
+        if outcome.trained:
+            os.replace(fresh / STATE, out / STATE)
+        os.rename(checked, out / PREDICTIONS)
+    return outcome.model_copy(update={"sessions": [session.expected.session for session in staged.sessions]})
+
+
+def predict_images(
+    folder: Path,
+    state_file: Path | None,
+    staged_folder: Path,
+    session: str,
+    images: NDArray[np.generic],
+    *,
+    seed: int = 0,
+    limits: Limits | None = None,
+    progress: ProgressCallback = silent,
+    device: Device = CPU,
+) -> NDArray[np.float32]:
+    """Responses (images, neurons) of a session's neurons to any images, by an evaluated submission, in standardised units.
+
+    Behaviour and pupil, where the track has them, are the session's training means.
+
+    Args:
+        folder: the submission's files.
+        state_file: `state.npz` of its run; None for a model that is not trained here.
+        staged_folder: the sessions that it was evaluated on.
+        session: whose neurons.
+        images: (images, y, x) grey values 0..255 at the session's model-input scale.
+        seed, limits, progress, device: as for `run_submission`.
+
+    Raises:
+        InputError: an unknown session, or images of another shape or with NaN.
+        SubmissionError, ResourceLimitError: the submission failed.
+        IsolationError, PlatformError: as `run_submission`.
+    """
+    staged = load_staged(staged_folder)
+    described = {each.data.description.name: each.data.description for each in staged.sessions}
+    if session not in described:
+        raise InputError(f"unknown session {session!r}", where="session", advice=f"Choose one of {', '.join(described)}")
+    description = described[session]
+    if images.ndim != 3 or images.shape[1:] != description.image_shape:
+        advice = f"Give (images, {description.image_shape[0]}, {description.image_shape[1]})"
+        raise InputError(f"images of shape {images.shape}", where="images", advice=advice)
+    pixels = images.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise InputError("some pixels are NaN or infinite", where="images", advice="Give grey values from 0 to 255")
+    submission = load_submission(folder)
+    if submission.entry_point is None:
+        raise InputError(f"{submission.name} is a predictions file", where=folder, advice="Only a submission with code can predict images")
+    expected = Expected(session, np.arange(len(images), dtype=np.int64), description.unit_ids)
+    with tempfile.TemporaryDirectory(prefix="sensorium-predict-") as private:
+        fresh = Path(private)
+        np.save(fresh / "images.npy", pixels, allow_pickle=False)
+        inputs = {"images.npy": fresh / "images.npy"}
+        if state_file is not None:
+            shutil.copyfile(state_file, fresh / "given-state.npz")
+            inputs[STATE] = fresh / "given-state.npz"
+        job = {"mode": "predict", "seed": seed, "device": device.name, "session": session}
+        run = _run(folder, submission, staged, staged_folder, job, inputs, fresh, limits or Limits(), progress, never, device, [expected])
+        if run.error is not None:
+            raise run.error
+        name = f"{PREDICTIONS}/{session}.npz"
+        return read_predictions(fresh / name, expected, name).prediction
+
+
+@dataclass(frozen=True)
+class _Run:
+    outcome: Outcome
+    reader: ResultReader
+    tier: str
+    error: SubmissionError | ResourceLimitError | None
+
+    @property
+    def console(self) -> bytes:
+        return self.outcome.console
+
+
+def _run(
+    folder: Path,
+    submission: Submission,
+    staged: Staged,
+    staged_folder: Path,
+    job: dict[str, Any],
+    inputs: Mapping[str, Path],
+    fresh: Path,
+    limits: Limits,
+    progress: ProgressCallback,
+    stop: Callable[[], bool],
+    device: Device,
+    expected: Sequence[Expected] | None = None,
+) -> _Run:
+    """Run the runner in a sandbox; what it sends lies in `fresh` afterwards, unchecked."""
+    tier = require_isolation()
+    minutes = submission.resources.minutes
+    if minutes is not None and minutes * 60 < limits.wall_seconds:
+        limits = Limits(**{**vars(limits), "wall_seconds": minutes * 60})
+    job_folder, copy = fresh / "job", fresh / "submission"
+    job_folder.mkdir()
+    copy.mkdir()
+    copy_submission(folder, copy)
+    job |= {"entry_point": submission.entry_point, "parameters": submission.parameters}
+    try:
+        (job_folder / "job.json").write_text(json.dumps(job, default=str))
+    except ValueError as error:
+        raise SubmissionError(f"the parameters cannot be written as JSON: {error}", where="submission.toml, parameters") from error
+    for name, path in inputs.items():
+        shutil.copyfile(path, job_folder / name)
+    for path in (fresh, job_folder, *job_folder.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    each = expected if expected is not None else [session.expected for session in staged.sessions]
+    files = {f"{PREDICTIONS}/{one.session}.npz": one.largest_file for one in each}
+    if expected is None:
+        files[STATE] = limits.output_bytes
+    reader = ResultReader(fresh, files, progress)
+    try:
+        outcome = run_isolated(
+            [sys.executable, "-I", "-B", "-m", RUNNER],
+            tier=tier,
+            limits=limits,
+            read_only={"/submission": copy, "/staged": staged_folder, "/job": job_folder},
+            devices=device.nodes,
+            receive=reader.feed,
+            stop=stop,
+        )
+    finally:
+        reader.close()
+    return _Run(outcome, reader, str(tier), _error(outcome, reader, limits))
+
+
+def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> SubmissionError | ResourceLimitError | None:
+    """Why a run failed, from what is certain to what is only reported; None when it did not (or was stopped)."""
+    where = "sandbox"
+    memory = ResourceLimitError(
+        f"out of memory: more than {limits.memory_bytes // 1024**2} MB", where=where, advice="Use smaller batches or a smaller model"
+    )
+    processes = ResourceLimitError(
+        f"too many processes: more than {limits.processes}", where=where, advice="Start fewer workers or threads"
+    )
+    if outcome.status == "timeout":
+        advice = "Train for less time, and check that nothing waits for ever"
+        return ResourceLimitError(f"out of time: longer than {limits.wall_seconds:.0f} s", where=where, advice=advice)
+    if outcome.status == "memory":
+        return memory
+    if outcome.status in ("output", "console"):
+        what, limit = ("results", limits.output_bytes) if outcome.status == "output" else ("printed text", limits.console_bytes)
+        return ResourceLimitError(f"more than {limit // 1024**2} MB of {what}", where=where, advice="Write less")
+    if outcome.status == "stopped" or (outcome.status == "exited" and outcome.exit_code == 0 and reader.done):
+        return None
+    if outcome.refused_forks:
+        return processes
+    if outcome.refusal is not None:
+        return outcome.refusal
+    reported = reader.error
+    if reported is None:
+        if b"bwrap:" in outcome.console[:200]:
+            raise PlatformError(f"the sandbox did not start: {outcome.console[:300].decode(errors='replace').strip()}", where=where)
+        return SubmissionError(
+            f"its process ended by itself with exit code {outcome.exit_code} before the predictions were sent",
+            where=where,
+            advice="It crashed in native code, or ended itself; `sensorium check` runs it the same way on your machine",
+        )
+    if reported.kind == "MemoryError":
+        return memory
+    if reported.number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceLimitError(
+            f"out of disk: more than {limits.disk_bytes // 1024**2} MB of temporary files",
+            where=reported.place or where,
+            advice="Keep less in /tmp",
+        )
+    if reported.kind == "BlockingIOError" and reported.number == errno.EAGAIN:
+        return processes
+    return SubmissionError(f"{reported.kind}: {reported.message}".rstrip(": "), where=reported.place or where, advice=reported.advice)
+
+
+def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:
+    """A file of predictions that belongs to no session, most often a misspelt one."""
+    names = {f"{session.expected.session}.npz" for session in staged.sessions}
+    for path in sorted(folder.iterdir()):
+        if path.name not in names and not path.name.startswith("."):
+            return SubmissionError("no such session", where=f"{folder.name}/{path.name}", advice=f"Expected are {', '.join(sorted(names))}")
+    return None
+
+
+def _failure(error: SubmissionError | ResourceLimitError) -> Failure:
+    kind: Literal["SubmissionError", "ResourceLimitError"]
+    kind = "ResourceLimitError" if isinstance(error, ResourceLimitError) else "SubmissionError"
+    return Failure(error=kind, fault=error.fault, problem=error.problem, where=error.where, advice=error.advice)
+
+
+def _failed(error: SubmissionError, seed: int, tier: str) -> RunOutcome:
+    return RunOutcome(status="failed", failure=_failure(error), seed=seed, tier=tier)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a former attempt left, so that old predictions never pass for new ones."""
+    shutil.rmtree(out / PREDICTIONS, ignore_errors=True)
+    for name in (STATE, CONSOLE):
+        (out / name).unlink(missing_ok=True)
+    for left in out.glob(".run-*"):
+        shutil.rmtree(left, ignore_errors=True)

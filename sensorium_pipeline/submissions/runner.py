@@ -1,0 +1,154 @@
+"""The program inside the sandbox: builds a submission's model, trains it where it can be, and sends predictions out.
+
+    python -I -B -m sensorium_pipeline.submissions.runner
+
+It finds its job in /job/job.json, the sessions in /staged, the submission in /submission, and writes to descriptor 3 alone. Light on
+purpose: numpy and the standard library, so that a submission pays only for what it imports itself.
+"""
+
+import importlib
+import io
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.submissions.arrays import write_arrays
+from sensorium_pipeline.submissions.interface import Context, Model, TrainableModel
+from sensorium_pipeline.submissions.staging import Staged, load_staged
+from sensorium_pipeline.submissions.transfer import ReportedError, ResultWriter
+from sensorium_pipeline.training.data import SessionDescription, TrialInputs
+
+RESULT_DESCRIPTOR = 3
+SUBMISSION, STAGED, JOB = Path("/submission"), Path("/staged"), Path("/job")
+LONGEST_TEXT = 1000
+
+
+class Unusable(Exception):
+    """The submission returned something that cannot be used; a plain message for its team."""
+
+
+def main() -> None:
+    """Run the job; the exit code is 0 when everything was sent."""
+    results = ResultWriter(RESULT_DESCRIPTOR)
+    try:
+        job = json.loads((JOB / "job.json").read_text())
+        staged = load_staged(STAGED)
+        model = _build(job, staged, results)
+        if job["mode"] == "evaluate":
+            _evaluate(model, staged, results)
+        else:
+            _predict_images(model, job, staged, results)
+        results.done()
+        code = 0
+    except BaseException as error:  # also SystemExit, which a submission may raise
+        traceback.print_exc()
+        results.error(_reported(error))
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads and exit handlers of the submission have no say in when it ends.
+    os._exit(code)
+
+
+def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
+    if job["device"] != "cpu":
+        _require_device(job["device"])
+    sys.path.insert(0, str(SUBMISSION))
+    module, function = job["entry_point"].split(":")
+    build = getattr(importlib.import_module(module), function, None)
+    if not callable(build):
+        raise Unusable(f"{module} has no function {function}")
+    context = Context(
+        sessions=tuple(session.data.description for session in staged.sessions),
+        track=staged.track,
+        seed=job["seed"],
+        device=job["device"],
+        parameters=job["parameters"],
+        folder=SUBMISSION,
+        progress=results.progress,
+    )
+    model = build(context)
+    if not callable(getattr(model, "predict", None)):
+        raise Unusable(f"{function} returned {type(model).__name__}, which has no method predict(session, inputs)")
+    return model
+
+
+def _require_device(device: str) -> None:
+    # Without this a missing device node would silently mean a run on the processor.
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"device {device} is not available in the sandbox")
+
+
+def _evaluate(model: Model, staged: Staged, results: ResultWriter) -> None:
+    if isinstance(model, TrainableModel):
+        model.train([session.data for session in staged.sessions])
+        content = io.BytesIO()
+        write_arrays(content, dict(model.state()))
+        results.file("state.npz", content.getbuffer())
+    for session in staged.sessions:
+        _send(results, model, session.data.description, session.inputs, session.trial_id)
+
+
+def _predict_images(model: Model, job: dict[str, Any], staged: Staged, results: ResultWriter) -> None:
+    state = JOB / "state.npz"
+    if state.exists():
+        if not isinstance(model, TrainableModel):
+            raise Unusable("the model has no load_state, but a trained state was kept")
+        with np.load(state, allow_pickle=False) as arrays:
+            model.load_state({name: arrays[name] for name in arrays.files})
+    description = next(session.data.description for session in staged.sessions if session.data.description.name == job["session"])
+    images = np.load(JOB / "images.npy", mmap_mode="r", allow_pickle=False)
+    statistics = description.statistics
+
+    def repeated(mean: np.ndarray[Any, np.dtype[np.float32]] | None) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+        return None if mean is None else np.repeat(mean[None].astype(np.float32), len(images), axis=0)
+
+    # No behaviour belongs to such images, so the animal is taken as it was on average.
+    inputs = TrialInputs(images, repeated(statistics.behavior_mean), repeated(statistics.pupil_center_mean))
+    _send(results, model, description, inputs, np.arange(len(images), dtype=np.int64))
+
+
+def _send(
+    results: ResultWriter, model: Model, session: SessionDescription, inputs: TrialInputs, trial_id: np.ndarray[Any, np.dtype[np.int64]]
+) -> None:
+    wanted = (len(trial_id), session.neurons)
+    returned = model.predict(session.name, inputs)
+    prediction = np.asarray(returned)
+    if prediction.dtype.kind not in "fiu":
+        raise Unusable(f"predict returned {type(returned).__name__} of dtype {prediction.dtype} for session {session.name}; return float32")
+    if prediction.shape != wanted:
+        raise Unusable(f"predict returned shape {prediction.shape} for session {session.name}; its trials and neurons are {wanted}")
+    content = io.BytesIO()
+    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]
+    arrays = {"trial_id": trial_id, "unit_id": session.unit_ids, "prediction": np.ascontiguousarray(prediction, dtype=np.float32)}
+    write_arrays(content, arrays)
+    results.file(f"predictions/{session.name}.npz", content.getbuffer())
+
+
+def _reported(error: BaseException) -> ReportedError:
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_relative_to(SUBMISSION):
+            place = f"{path.relative_to(SUBMISSION)}, line {frame.lineno}, in {frame.name}"
+    if isinstance(error, SensoriumError):
+        message = f"{error.where}: {error.problem}" if error.where else error.problem
+        return ReportedError(type(error).__name__, message[:LONGEST_TEXT], place, None, error.advice[:LONGEST_TEXT])
+    number = error.errno if isinstance(error, OSError) else None
+    try:
+        message = str(error)[:LONGEST_TEXT]
+    except Exception:
+        message = ""
+    return ReportedError(type(error).__name__, message, place, number, "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The one stream by which anything leaves a sandbox: progress, files, an error, the end.
+
+A frame is a 4-byte length, a JSON header of that length, and for files the bytes of the file. The writer runs inside beside the
+submission's code, so the reader takes every byte as hostile: only expected files, of expected size at most, and text cut short.
+"""
+
+import json
+import math
+import os
+import re
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sensorium_pipeline.errors import SubmissionError
+from sensorium_pipeline.progress import Progress, ProgressCallback
+
+LENGTH = struct.Struct("<I")
+LARGEST_HEADER = 16384
+LARGEST_MESSAGE = 400
+MOST_FRAMES = 100_000
+SECONDS_BETWEEN_PROGRESS = 0.1
+# Progress is shown outside, so it is held to a name and named numbers: "epoch", "loss 1.25, validation 0.31".
+STAGE = re.compile(r"[a-z][a-z _-]{0,31}")
+DETAIL = re.compile(r"([a-z][a-z /_-]{0,23} -?[0-9.e+-]{1,12}( |, |$)){0,4}")
+
+
+@dataclass(frozen=True)
+class ReportedError:
+    """What the submission's own code raised: type, message, its last own line, and the system's error number where there is one."""
+
+    kind: str
+    message: str
+    place: str
+    number: int | None
+    advice: str
+
+
+class ResultWriter:
+    """The end inside the sandbox."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._owner = os.getpid()
+        self._last_progress = 0.0
+
+    def progress(self, progress: Progress) -> None:
+        """Report progress; more than ten reports a second are dropped, except the last of a stage."""
+        now = time.monotonic()
+        if now - self._last_progress >= SECONDS_BETWEEN_PROGRESS or progress.done >= progress.total:
+            self._last_progress = now
+            header = {"stage": progress.stage[:64], "done": progress.done, "total": progress.total, "detail": progress.detail[:128]}
+            self._send({"kind": "progress", **header})
+
+    def file(self, name: str, content: bytes | memoryview) -> None:
+        """Send a whole file."""
+        self._send({"kind": "file", "name": name, "size": len(content)}, content)
+
+    def error(self, error: ReportedError) -> None:
+        """Report why the submission failed."""
+        self._send({**vars(error), "error": error.kind, "kind": "error"})
+
+    def done(self) -> None:
+        """Everything has been sent."""
+        self._send({"kind": "done"})
+
+    def _send(self, header: Mapping[str, Any], content: bytes | memoryview = b"") -> None:
+        if os.getpid() != self._owner:
+            # A process that the submission forked; it must not write into the middle of ours.
+            return
+        encoded = json.dumps(header).encode()
+        for part in (LENGTH.pack(len(encoded)) + encoded, content):
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+
+class ResultReader:
+    """The trusted end: feed it pieces of the stream; files appear in `folder` under their expected names.
+
+    Args:
+        folder: of the host, private to this run.
+        files: expected names -> largest size in bytes.
+        progress: called at most ten times a second.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, int], progress: ProgressCallback) -> None:
+        self._folder, self._files, self._progress = folder, files, progress
+        self._buffer = bytearray()
+        self._open: BinaryIO | None = None
+        self._missing_bytes = 0
+        self._frames = 0
+        self._last_progress = 0.0
+        self.received: set[str] = set()
+        self.error: ReportedError | None = None
+        self.done = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the stream.
+
+        Raises:
+            SubmissionError: the stream is not what the runner writes.
+        """
+        self._buffer += data
+        while self._buffer:
+            if self._open is not None:
+                piece = self._buffer[: self._missing_bytes]
+                self._open.write(piece)
+                del self._buffer[: len(piece)]
+                self._missing_bytes -= len(piece)
+                if self._missing_bytes:
+                    return
+                self.close()
+            elif len(self._buffer) < LENGTH.size:
+                return
+            else:
+                (length,) = LENGTH.unpack_from(self._buffer)
+                if length > LARGEST_HEADER:
+                    raise _broken("a header is too long")
+                if len(self._buffer) < LENGTH.size + length:
+                    return
+                header = bytes(self._buffer[LENGTH.size : LENGTH.size + length])
+                del self._buffer[: LENGTH.size + length]
+                self._frame(header)
+
+    def close(self) -> None:
+        """Close a file that is still open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _frame(self, encoded: bytes) -> None:
+        self._frames += 1
+        if self.done or self._frames > MOST_FRAMES:
+            raise _broken("it goes on after its end")
+        try:
+            header = json.loads(encoded)
+            kind = header["kind"]
+            if kind == "done":
+                self.done = True
+            elif kind == "error":
+                self.error = ReportedError(
+                    _text(header["error"], 80),
+                    _text(header["message"], LARGEST_MESSAGE),
+                    _text(header["place"], 120),
+                    header["number"] if type(header["number"]) is int else None,
+                    _text(header["advice"], LARGEST_MESSAGE),
+                )
+            elif kind == "progress":
+                self._show(header)
+            elif kind == "file":
+                self._start_file(header["name"], header["size"])
+            else:
+                raise _broken("an unknown kind of frame")
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise _broken("a header is not what was agreed") from error
+
+    def _start_file(self, name: object, size: object) -> None:
+        if not isinstance(name, str) or name not in self._files or name in self.received:
+            raise _broken("a file that was not asked for")
+        if type(size) is not int or not 0 < size <= self._files[name]:
+            raise SubmissionError(f"{name} is larger than {self._files[name]} bytes", where=name, advice="Predict only what was asked for")
+        self.received.add(name)
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._open = target.open("xb")
+        self._missing_bytes = size
+
+    def _show(self, header: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        stage, detail, done, total = str(header["stage"]), str(header["detail"]), float(header["done"]), float(header["total"])
+        if not (math.isfinite(done) and math.isfinite(total)) or (now - self._last_progress < SECONDS_BETWEEN_PROGRESS and done < total):
+            return
+        self._last_progress = now
+        self._progress(
+            Progress(stage if STAGE.fullmatch(stage) else "working", int(done), int(total), detail if DETAIL.fullmatch(detail) else "")
+        )
+
+
+def _text(value: object, longest: int) -> str:
+    """Printable text of bounded length."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value)[:longest]).strip()
+
+
+def _broken(problem: str) -> SubmissionError:
+    return SubmissionError(
+        f"the stream of results is broken: {problem}", where="sandbox", advice="Leave descriptor 3 to the runner; return predictions"
+    )
