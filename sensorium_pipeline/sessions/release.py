@@ -1,0 +1,177 @@
+"""Releases: which sessions make up a competition, which tiers are opened when, and what submissions are measured against."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from sensorium_pipeline.errors import InputError, OrganiserError
+from sensorium_pipeline.recordings.raw_session import Role, Track
+from sensorium_pipeline.sessions.audit import AuditReport, audit_session
+from sensorium_pipeline.sessions.catalogue import read_session
+from sensorium_pipeline.sessions.schema import TRACKS, known_track
+from sensorium_pipeline.sessions.tiers import Tier
+from sensorium_pipeline.storage import Series, Store, Workspace
+
+
+class ReleasedSession(BaseModel):
+    """A session of a release, by the digest of its open part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    role: Role
+    track: Track | None
+    open_digest: str
+
+
+class Phase(BaseModel):
+    """Whether the scores of a tier are shown, and the dates announced (ISO 8601), for showing.
+
+    The state is what decides: a phase does not open by itself when its date comes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["closed", "open"]
+    opens: str | None = None
+    closes: str | None = None
+
+    @field_validator("opens", "closes")
+    @classmethod
+    def _is_a_date(cls, value: str | None) -> str | None:
+        if value is not None:
+            datetime.fromisoformat(value)
+        return value
+
+
+class Release(BaseModel):
+    """A competition: the pointer `releases/<name>` of the open store.
+
+    Attributes:
+        name: of the release.
+        sessions: by name, ascending.
+        live: phase of the tier `test`.
+        final: phase of the tier `final_test`.
+        references: for a track, the reference submission "team/name" that improvements are measured against.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sessions: tuple[ReleasedSession, ...]
+    live: Phase = Phase(state="open")
+    final: Phase = Phase(state="closed")
+    references: dict[Track, str] = {}
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Tracks that have a competition session."""
+        return tuple(track for track in TRACKS if self.competition_sessions(track))
+
+    @property
+    def opened_tiers(self) -> tuple[Tier, ...]:
+        """Tiers whose scores are shown. Opening a tier reveals scores, never responses."""
+        phases: tuple[tuple[Tier, Phase], ...] = (("test", self.live), ("final_test", self.final))
+        return tuple(tier for tier, phase in phases if phase.state == "open")
+
+    def competition_sessions(self, track: str) -> tuple[ReleasedSession, ...]:
+        """Sessions that submissions to a track are scored on."""
+        return tuple(session for session in self.sessions if session.track == known_track(track))
+
+    def training_sessions(self, track: str) -> tuple[ReleasedSession, ...]:
+        """Sessions that models of a track may train on: the open ones, and its own competition sessions."""
+        return tuple(session for session in self.sessions if session.track in (None, known_track(track)))
+
+
+def create_release(
+    workspace: Workspace,
+    name: str,
+    sessions: Sequence[str],
+    *,
+    live: Phase = Phase(state="open"),
+    final: Phase = Phase(state="closed"),
+    references: Mapping[str, str] | None = None,
+) -> tuple[Release, list[AuditReport]]:
+    """Audit sessions and name them a release; the same release again appends nothing.
+
+    Args:
+        workspace: needs its open store; with the sealed and lab stores the audit sees more.
+        name: letters, digits, dots, dashes.
+        sessions: names of published sessions; their current versions are taken.
+        live: phase of the tier `test`.
+        final: phase of the tier `final_test`.
+        references: by track, "team/name" of the reference submission.
+
+    Raises:
+        InputError: no or unknown sessions, a session twice, an unknown track, a reference that is not "team/name".
+        OrganiserError: the leak audit of a session failed, or no session belongs to a track.
+    """
+    if not name or not all(character.isalnum() or character in ".-_" for character in name) or name.startswith("."):
+        raise InputError(f'"{name}" cannot name a release', where="release", advice="Use letters, digits, dots and dashes.")
+    if not sessions or len(set(sessions)) != len(sessions):
+        raise InputError("sessions are missing or listed twice", where=f"release {name}", advice="List every session once.")
+    baselines = {known_track(track): _reference(track, reference) for track, reference in (references or {}).items()}
+    published = [read_session(workspace.open, session)[1] for session in sorted(sessions)]
+    if all(session.track is None for session in published):
+        raise OrganiserError("no session belongs to a track", where=f"release {name}", advice="Add a competition session.")
+    reports = [audit_session(workspace, session.name) for session in published]
+    for report in reports:
+        report.refuse_leaks()
+    release = Release(
+        name=name,
+        sessions=tuple(ReleasedSession(name=s.name, role=s.role, track=s.track, open_digest=s.open_digest) for s in published),
+        live=live,
+        final=final,
+        references=baselines,
+    )
+    _append(workspace.open, release)
+    return release, reports
+
+
+def change_phases(workspace: Workspace, name: str, *, live: Phase | None = None, final: Phase | None = None) -> Release:
+    """Open or close the phases of a release; its sessions stay as they are. Phases left out do not change."""
+    release = read_release(workspace.open, name)
+    changed = release.model_copy(update={"live": live or release.live, "final": final or release.final})
+    _append(workspace.open, changed)
+    return changed
+
+
+def read_release(store: Store, name: str) -> Release:
+    """Current version of a release; `InputError` naming those there are where it is not among them."""
+    latest = Series(store, f"releases/{name}").latest(Release)
+    if latest is None:
+        known = ", ".join(store.list("releases")) or "none yet"
+        raise InputError("there is no release of this name", where=name, advice=f"Known releases: {known}.")
+    return latest[1]
+
+
+def list_releases(store: Store) -> list[Release]:
+    """Current version of every release of an open store, sorted by name."""
+    return [read_release(store, name) for name in store.list("releases")]
+
+
+def phase(state: str, opens: str | None = None, closes: str | None = None) -> Phase:
+    """A phase from text; `InputError` where the state or a date cannot be read."""
+    try:
+        return Phase.model_validate({"state": state, "opens": opens, "closes": closes})
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        raise InputError(
+            f"{field} cannot be read", where="phase", advice='The state is "open" or "closed", dates are like 2022-10-15.'
+        ) from error
+
+
+def _reference(track: str, reference: str) -> str:
+    team, slash, submission = reference.partition("/")
+    if not (team and slash and submission) or "/" in submission:
+        raise InputError(f'"{reference}" is not "team/name"', where=f"reference of {track}", advice='Write it like "organisers/cnn".')
+    return reference
+
+
+def _append(store: Store, release: Release) -> None:
+    series = Series(store, f"releases/{release.name}")
+    latest = series.latest(Release)
+    if latest is None or latest[1] != release:
+        series.append(release)

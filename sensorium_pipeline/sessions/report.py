@@ -1,0 +1,45 @@
+"""The quality report of a session: Markdown with pictures. It shows traces and times, so it never leaves the lab store."""
+
+from collections.abc import Sequence
+
+from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.recordings.raw_session import RawSession
+from sensorium_pipeline.sessions.gates import GateResult
+from sensorium_pipeline.sessions.tiers import TIERS
+from sensorium_pipeline.sessions.trials import AlignedTrials
+
+REPORT = "report.md"
+
+
+def quality_report(
+    raw: RawSession, planes: Sequence[PlaneExtraction], trials: AlignedTrials, gates: Sequence[GateResult]
+) -> dict[str, bytes]:
+    """Files of the report by name: `report.md` and the pictures it shows. Same session, same bytes."""
+    lines = [f"# Quality of session {raw.name}", ""]
+    failed = [gate for gate in gates if not gate.passed]
+    lines += [f"**Refused**: {'; '.join(gate.message for gate in failed)}." if failed else "**Passed** every gate.", ""]
+    lines += [f"- {raw.volumes} volumes of {raw.planes} plane(s) at {raw.frame_rate:.2f} Hz", f"- recording `{raw.digest}`"]
+    lines += [f"- warning: {warning}" for warning in raw.warnings]
+    lines += ["", "## Gates", "", "| gate | measured | threshold | |", "|---|---|---|---|"]
+    lines += [f"| {gate.name} | {gate.value:.3g} | {gate.threshold:.3g} | {'passed' if gate.passed else '**failed**'} |" for gate in gates]
+    lines += ["", "## Trials", "", "| tier | shown | released |", "|---|---|---|"]
+    for tier in TIERS:
+        chosen = trials.tier == tier
+        if chosen.any():
+            lines.append(f"| {tier} | {int(chosen.sum())} | {int((chosen & trials.kept).sum())} |")
+    if rejected := trials.rejected():
+        lines += ["", "| not released because | trials |", "|---|---|"] + [f"| {reason} | {count} |" for reason, count in rejected.items()]
+    pictures: dict[str, bytes] = {}
+    for index, plane in enumerate(planes):
+        depth = raw.description.plane_depths[index]
+        lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", "| measurement | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
+        for name, (title, picture) in _pictures(plane).items():
+            file = f"plane_{index}_{name}.png"
+            pictures[file] = picture
+            lines += ["", f"![{title}]({file})"]
+    return {REPORT: ("\n".join(lines) + "\n").encode(), **pictures}
+
+
+def _pictures(plane: PlaneExtraction) -> dict[str, tuple[str, bytes]]:
+    return {}
