@@ -1,0 +1,155 @@
+"""Deconvolution against known spikes, an exact solver, and traces that no recording should hold."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import nnls
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.imaging.deconvolution import DeconvolutionParameters, _solve, deconvolve, noise_level
+
+RATE = 20.0
+
+
+def simulate(
+    neurons: int, frames: int, *, decay: float = 0.8, rise: float = 0.05, noise: float = 0.2, seed: int = 0, rate: float = RATE
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    generator = np.random.default_rng(seed)
+    bursts = gaussian_filter1d(generator.standard_normal((neurons, frames)), 0.1 * rate, axis=1)
+    spikes = generator.poisson(np.clip(bursts, 0, None) * 0.3).astype(float)
+    d, r = np.exp(-1 / (decay * rate)), np.exp(-1 / (rise * rate))
+    calcium = np.zeros((neurons, frames + 2))
+    for frame in range(frames):
+        calcium[:, frame + 2] = (d + r) * calcium[:, frame + 1] - d * r * calcium[:, frame] + spikes[:, frame]
+    traces = 0.5 + calcium[:, 2:] + noise * generator.standard_normal((neurons, frames))
+    return traces.astype(np.float32), spikes
+
+
+def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)]))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_activity_follows_the_spikes(order: int) -> None:
+    traces, spikes = simulate(10, 3000)
+    result = deconvolve(traces, RATE, DeconvolutionParameters(order=order))
+    assert result.activity.dtype == np.float32
+    assert result.activity.min() >= 0
+    assert correlation(gaussian_filter1d(result.activity, 2, axis=1), gaussian_filter1d(spikes, 2, axis=1)) > 0.9
+    if order == 2:
+        assert np.allclose(result.noise, 0.2, rtol=0.5)  # the spectrum above a quarter of the rate holds some calcium
+        assert np.allclose(np.median(result.time_constants, axis=0), [0.8, 0.05], rtol=[0.2, 1.0])
+        assert np.allclose(result.baseline, 0.5, atol=0.25)
+
+
+def test_residual_has_the_variance_of_the_noise() -> None:
+    traces, _ = simulate(6, 3000, noise=0.8)
+    result = deconvolve(traces, RATE)
+    rest = traces - result.denoised - result.baseline[:, None]
+    assert np.allclose(rest.std(1), result.noise, rtol=0.01)
+    assert (result.penalty > 0).all()
+
+
+def test_calcium_is_the_activity_through_the_kernel() -> None:
+    traces, _ = simulate(4, 1500)
+    result = deconvolve(traces, RATE)
+    for neuron in range(4):
+        d, r = np.exp(-1 / (result.time_constants[neuron].astype(float) * RATE))
+        calcium = result.denoised[neuron].astype(float)
+        silent = (d + r) * calcium[1:-1] - d * r * calcium[:-2]
+        assert np.allclose(calcium[2:] - silent, result.activity[neuron, 2:], atol=1e-4)
+
+
+@pytest.mark.parametrize(("rise", "tolerance"), [(0.0, 1e-9), (0.5, 0.04)])
+@pytest.mark.parametrize("gap", [False, True])
+def test_solution_is_that_of_an_exact_solver(rise: float, tolerance: float, gap: bool) -> None:
+    """First order is exact; second order is greedy, and its objective stays within a few per cent of the optimum."""
+    frames, decay = 200, 0.9
+    generator = np.random.default_rng(3)
+    kernel = (decay ** np.arange(1, frames + 1) - rise ** np.arange(1, frames + 1)) / (decay - rise)
+    design = np.array([[kernel[t - s] if t >= s else 0.0 for s in range(frames)] for t in range(frames)])
+    trace = design @ (generator.random(frames) < 0.1) + 0.3 * generator.standard_normal(frames)
+    if gap:
+        trace[50:53] = trace[120] = trace[0] = np.nan
+    calcium, jumps = np.zeros(frames), np.zeros(frames)
+    _solve(trace, decay, rise, 0.1, calcium, jumps, np.empty(frames + 1, np.int64), np.empty((frames, 9)))
+    known = ~np.isnan(trace)
+    _, best = nnls(design[known], trace[known] - 0.1)
+    found = np.linalg.norm(calcium[known] - trace[known] + 0.1)
+    assert found <= best * (1 + tolerance) + 1e-9
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+@pytest.mark.parametrize("factor", [1, 2, 3, 8])
+def test_noise_is_right_although_a_resampled_trace_has_no_upper_spectrum(factor: int, degree: int) -> None:
+    traces, _ = simulate(5, 4000, noise=0.3)
+    frames = np.arange(4000)
+    time = np.arange(3999 * factor) / factor
+    resampled = np.stack([make_interp_spline(frames, trace, k=degree)(time) for trace in traces]).astype(np.float32)
+    # Linear interpolation itself takes up to a third of the noise's variance.
+    level = noise_level(resampled, RATE * factor)
+    assert (level > 0.17).all()
+    assert (level < 0.4).all()
+
+
+def test_missing_frames_stay_missing_and_do_not_disturb_the_rest() -> None:
+    traces, spikes = simulate(8, 3000)
+    gappy = traces.copy()
+    gappy[:, 500:520] = np.nan
+    gappy[:, ::97] = np.nan
+    result = deconvolve(gappy, RATE)
+    missing = np.isnan(gappy)
+    assert np.array_equal(np.isnan(result.activity), missing)
+    assert np.array_equal(np.isnan(result.denoised), missing)
+    whole = deconvolve(traces, RATE)
+    known = ~missing[0]
+    known[520:540] = False
+    assert correlation(result.denoised[:, known], whole.denoised[:, known]) > 0.98
+    assert correlation(result.activity[:, known], spikes[:, known]) > 0.9 * correlation(whole.activity[:, known], spikes[:, known])
+
+
+def test_traces_without_a_signal_give_no_activity() -> None:
+    traces = np.zeros((5, 400), np.float32)
+    traces[1] = 3.0
+    traces[2] = np.nan
+    traces[3, :200] = np.nan
+    traces[4] = np.random.default_rng(0).standard_normal(400)
+    result = deconvolve(traces, RATE)
+    assert np.nansum(result.activity[:4]) == 0
+    assert np.isnan(result.activity[2]).all()
+    assert np.allclose(result.baseline[:4], [0, 3, 0, 0])
+    # Pure noise: hardly anything is left to be called activity.
+    assert result.denoised[4].std() < 0.5
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 5, 9])
+def test_very_short_traces(frames: int) -> None:
+    result = deconvolve(np.linspace(0, 1, 2 * frames, dtype=np.float32).reshape(2, frames), RATE)
+    assert result.activity.shape == (2, frames)
+    assert np.isfinite(result.activity).all()
+
+
+def test_same_traces_give_the_same_bytes_in_any_company() -> None:
+    traces, _ = simulate(40, 600)
+    together, alone = deconvolve(traces, RATE), deconvolve(traces[7:8], RATE)
+    assert together.activity[7].tobytes() == alone.activity[0].tobytes()
+    assert together.activity.tobytes() == deconvolve(traces, RATE).activity.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("traces", "rate"),
+    [
+        (np.zeros((2, 10)), 0.0),
+        (np.zeros((2, 10)), -3.0),
+        (np.zeros((2, 10)), float("nan")),
+        (np.zeros(10), RATE),
+        (np.array([["a", "b"]]), RATE),
+        (np.full((1, 10), np.inf), RATE),
+    ],
+)
+def test_bad_input_is_refused(traces: NDArray[np.generic], rate: float) -> None:
+    with pytest.raises(InputError) as caught:
+        deconvolve(traces, rate)
+    assert caught.value.advice
