@@ -6,7 +6,6 @@ Nothing here trusts the code that published: files, metadata documents and array
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,7 +18,7 @@ from sensorium_pipeline.sessions.audit_files import file_findings, pointer_findi
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.parts import released_order
 from sensorium_pipeline.sessions.records import PublishedSession, SessionRecord, binding_path
-from sensorium_pipeline.sessions.schema import ReleaseRule, release_rule
+from sensorium_pipeline.sessions.schema import ReleaseRule, read_array, release_rule
 from sensorium_pipeline.storage import MissingObjectError, Workspace, open_dataset
 
 # Rank correlations are compared with the noise of a random order, whose z-scores are standard normal.
@@ -110,7 +109,9 @@ def audit_session(workspace: Workspace, name: str) -> AuditReport:
     if missing := [field.path for field in rule.fields if field.path not in _paths(tree)]:
         findings.append(Finding(check="fields", where=session.name, message=f"does not hold {', '.join(missing)}"))
         return _report(session, checks, ["values: fields are missing"], findings)
-    opened = _Opened(session, rule, tree, _vector(tree, "trials/trial_id"), _vector(tree, "trials/image_id"), _vector(tree, "trials/tier"))
+    opened = _Opened(
+        session, rule, tree, read_array(tree, "trials/trial_id"), read_array(tree, "trials/image_id"), read_array(tree, "trials/tier")
+    )
     findings += [*_trial_findings(opened), *_value_findings(opened)]
     checks += ["trials", "hidden responses", "behaviour", "statistics", "order"]
 
@@ -141,11 +142,6 @@ def _paths(tree: xr.DataTree) -> set[str]:
     return {f"{group}/{name}" for group in tree.children for name in tree[group].to_dataset().variables}
 
 
-def _vector(tree: xr.DataTree, path: str) -> NDArray[Any]:
-    values = np.asarray(tree[path].values)
-    return values.astype(str) if values.dtype.kind in "OT" else values
-
-
 def _binding(workspace: Workspace, open_digest: str) -> SessionRecord | None:
     try:
         return SessionRecord.model_validate_json(workspace.sealed.read(binding_path(open_digest)))
@@ -160,7 +156,7 @@ def _trial_findings(opened: _Opened) -> Iterator[Finding]:
     counted = {str(tier): int((opened.tier == tier).sum()) for tier in np.unique(opened.tier)}
     if counted != {tier: number for tier, number in opened.session.trials.items() if number}:
         yield Finding(check="trials", where="trials/tier", message=f"holds {counted}, the pointer says {opened.session.trials}")
-    images = _vector(opened.tree, "images/image_id")
+    images = read_array(opened.tree, "images/image_id")
     if not np.array_equal(images, np.unique(opened.image_id)):
         yield Finding(check="trials", where="images/image_id", message="is not the ascending list of the images of the trials")
     yield from _order_findings("trials/image_id", opened.image_id.astype(float), np.arange(count))
@@ -234,9 +230,9 @@ def _binding_findings(session: PublishedSession, binding: SessionRecord) -> Iter
 def _sealed_findings(opened: _Opened, sealed: xr.DataTree) -> Iterator[Finding]:
     hidden = opened.hidden
     for name, shown in (("trial_id", opened.trial_id), ("image_id", opened.image_id), ("tier", opened.tier)):
-        if not np.array_equal(_vector(sealed, f"trials/{name}"), shown[hidden]):
+        if not np.array_equal(read_array(sealed, f"trials/{name}"), shown[hidden]):
             yield Finding(check="sealed part", where=f"trials/{name}", message="open and sealed part disagree about the hidden trials")
-    if not np.array_equal(_vector(sealed, "neurons/unit_id"), _vector(opened.tree, "neurons/unit_id")):
+    if not np.array_equal(read_array(sealed, "neurons/unit_id"), read_array(opened.tree, "neurons/unit_id")):
         yield Finding(check="sealed part", where="neurons/unit_id", message="open and sealed part list other neurons")
     trials = sealed["trials"].to_dataset()
     for start in range(0, trials.sizes["neuron"], NEURON_BLOCK):
@@ -247,8 +243,8 @@ def _sealed_findings(opened: _Opened, sealed: xr.DataTree) -> Iterator[Finding]:
 
 def _time_findings(opened: _Opened, lab: xr.DataTree, lab_digest: str) -> Iterator[Finding]:
     """Compare the published order with the order of presentation, through the images shown once."""
-    released = _vector(lab, "trials/rejection") == ""
-    onset, image_id = _vector(lab, "trials/onset")[released], _vector(lab, "trials/image_id")[released]
+    released = read_array(lab, "trials/rejection") == ""
+    onset, image_id = read_array(lab, "trials/onset")[released], read_array(lab, "trials/image_id")[released]
     drawn = image_id[released_order(lab_digest, len(image_id))] if len(image_id) else image_id
     if not np.array_equal(drawn, opened.image_id):
         yield Finding(check="order in time", where="trials", message="the order is not the one drawn from the lab part")

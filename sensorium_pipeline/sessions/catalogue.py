@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sensorium_pipeline.errors import InputError, OrganiserError
 from sensorium_pipeline.recordings.raw_session import Role, Track
 from sensorium_pipeline.sessions.records import PublishedSession, SessionRecord, binding_path
-from sensorium_pipeline.sessions.schema import TRACKS, known_track, release_rule
+from sensorium_pipeline.sessions.schema import TRACKS, known_track, read_array, release_rule
 from sensorium_pipeline.sessions.tiers import Tier
 from sensorium_pipeline.storage import MissingObjectError, Series, Store, Workspace, open_dataset
 from sensorium_pipeline.training.data import SessionData, SessionDescription, Statistics, TrialInputs, Trials
@@ -128,8 +127,8 @@ def load_description(tree: xr.DataTree, track: str) -> SessionDescription:
     behavior = _shows_behavior(tree, track)
     return SessionDescription(
         name=str(tree.attrs["session"]),
-        unit_ids=_read(tree, "neurons/unit_id"),
-        positions=_read(tree, "neurons/position"),
+        unit_ids=read_array(tree, "neurons/unit_id"),
+        positions=read_array(tree, "neurons/position"),
         image_shape=(tree["images"].sizes["model_y"], tree["images"].sizes["model_x"]),
         statistics=_statistics(tree, behavior),
     )
@@ -153,13 +152,13 @@ def load_inputs(tree: xr.DataTree, tiers: str | Sequence[str], track: str) -> tu
     """
     behavior = _shows_behavior(tree, track)
     rows = _rows(tree, [tiers] if isinstance(tiers, str) else list(tiers))
-    image_id = _read(tree, "trials/image_id")[rows]
+    image_id = read_array(tree, "trials/image_id")[rows]
     inputs = TrialInputs(
-        images=_read(tree, "images/model_input")[np.searchsorted(_read(tree, "images/image_id"), image_id)],
-        behavior=_read(tree, "trials/behavior")[rows] if behavior else None,
-        pupil_center=_read(tree, "trials/pupil_center")[rows] if behavior else None,
+        images=read_array(tree, "images/model_input")[np.searchsorted(read_array(tree, "images/image_id"), image_id)],
+        behavior=read_array(tree, "trials/behavior")[rows] if behavior else None,
+        pupil_center=read_array(tree, "trials/pupil_center")[rows] if behavior else None,
     )
-    return _read(tree, "trials/trial_id")[rows], image_id, inputs
+    return read_array(tree, "trials/trial_id")[rows], image_id, inputs
 
 
 def load_hidden(workspace: Workspace, open_digest: str, tier: str) -> HiddenResponses:
@@ -170,7 +169,7 @@ def load_hidden(workspace: Workspace, open_digest: str, tier: str) -> HiddenResp
         OrganiserError: the session has no private record, or open and sealed part do not belong together.
     """
     tree = open_dataset(workspace.open, open_digest)
-    precision, units = _statistics(tree, behavior=False).response_precision, _read(tree, "neurons/unit_id")
+    precision, units = _statistics(tree, behavior=False).response_precision, read_array(tree, "neurons/unit_id")
     rows = _rows(tree, [tier])
     role: Role = "open" if tree.attrs["role"] == "open" else "competition"
     track = known_track(tree.attrs["track"]) if tree.attrs["track"] else None
@@ -182,16 +181,16 @@ def load_hidden(workspace: Workspace, open_digest: str, tier: str) -> HiddenResp
             raise OrganiserError("the session's record names no sealed part", where=open_digest, advice="Publish the session again.")
         source = open_dataset(workspace.sealed, sealed)
     there = _rows(source, [tier])
-    trial_id, image_id = _read(source, "trials/trial_id")[there], _read(source, "trials/image_id")[there]
-    expected = _read(tree, "trials/trial_id")[rows], _read(tree, "trials/image_id")[rows]
+    trial_id, image_id = read_array(source, "trials/trial_id")[there], read_array(source, "trials/image_id")[there]
+    expected = read_array(tree, "trials/trial_id")[rows], read_array(tree, "trials/image_id")[rows]
     if not (
         np.array_equal(trial_id, expected[0])
         and np.array_equal(image_id, expected[1])
-        and np.array_equal(_read(source, "neurons/unit_id"), units)
+        and np.array_equal(read_array(source, "neurons/unit_id"), units)
     ):
         raise OrganiserError("open and sealed part list other trials or neurons", where=open_digest, advice="Publish the session again.")
     responses = _responses(source, there)
-    return HiddenResponses(trial_id, image_id, _read(source, "trials/tier")[there], responses, precision, units)
+    return HiddenResponses(trial_id, image_id, read_array(source, "trials/tier")[there], responses, precision, units)
 
 
 def _shows_behavior(tree: xr.DataTree, track: str) -> bool:
@@ -204,17 +203,12 @@ def _shows_behavior(tree: xr.DataTree, track: str) -> bool:
     return wanted == "sensorium+"
 
 
-def _read(tree: xr.DataTree, path: str) -> NDArray[Any]:
-    values = np.asarray(tree[path].values)
-    return values.astype(str) if values.dtype.kind in "OT" else values
-
-
 def _responses(tree: xr.DataTree, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     return np.asarray(tree["trials"].to_dataset()["response"].isel(trial=rows).values, np.float32)
 
 
 def _rows(tree: xr.DataTree, tiers: Sequence[str]) -> NDArray[np.intp]:
-    present = _read(tree, "trials/tier")
+    present = read_array(tree, "trials/tier")
     for tier in tiers:
         if not (present == tier).any():
             known = ", ".join(sorted(set(present.tolist())))
@@ -231,5 +225,5 @@ def _statistics(tree: xr.DataTree, behavior: bool) -> Statistics:
     names = ["response_mean", "response_std"] + (
         ["behavior_mean", "behavior_std", "pupil_center_mean", "pupil_center_std"] if behavior else []
     )
-    arrays = {name: _read(tree, f"statistics/{name}") for name in names}
+    arrays = {name: read_array(tree, f"statistics/{name}") for name in names}
     return Statistics(image_mean=float(tree["statistics/image_mean"]), image_std=float(tree["statistics/image_std"]), **arrays)

@@ -147,6 +147,20 @@ def read_release(store: Store, name: str) -> Release:
     return latest[1]
 
 
+def choose_release(store: Store, name: str | None) -> Release:
+    """The release of this name, or the only one there is where none is named.
+
+    Raises:
+        InputError: there is none, or there are several and none is named.
+    """
+    names = [name] if name else store.list("releases")
+    if len(names) != 1:
+        problem = "there are several releases" if names else "there is no release yet"
+        advice = f"Name one of {', '.join(names)}." if names else "Make one with `sensorium release`."
+        raise InputError(problem, where=store.url, advice=advice)
+    return read_release(store, names[0])
+
+
 def list_releases(store: Store) -> list[Release]:
     """Current version of every release of an open store, sorted by name."""
     return [read_release(store, name) for name in store.list("releases")]

@@ -258,3 +258,9 @@ def build_tree(fields: Iterable[Field], values: Mapping[str, NDArray[Any]], attr
         groups[group] = dataset.set_coords([name for name in dataset.variables if name in COORDINATES or f"{group}/{name}" in COORDINATES])
     root = xr.Dataset(attrs=dict(attributes))
     return xr.DataTree.from_dict({"/": root, **{f"/{group}": dataset for group, dataset in groups.items()}})
+
+
+def read_array(tree: xr.DataTree, path: str) -> NDArray[Any]:
+    """Values of the variable `group/name` of a part, wholly read; text as numpy strings of fixed width, which zarr does not give back."""
+    values = np.asarray(tree[path].values)
+    return np.array(values.tolist(), str) if values.dtype.kind in "OT" else values

@@ -1,6 +1,6 @@
 """A small recording and its extracted planes, made of arrays, and published into real stores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sensorium_pipeline.recordings.raw_session import (
     Track,
     Treadmill,
 )
+from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace
@@ -28,7 +29,6 @@ VOLUMES = 1400
 SINGLE, TEST, REPEATS = 120, 4, 3
 SIZE = (16, 24)
 PROVENANCE = Provenance(code_version="0.1.0", lock_digest="0" * 64)
-PARAMETERS = SessionParameters()
 
 
 class FrameCount:
@@ -116,8 +116,8 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
         reason=tuple("" if keep else "too dim" for keep in kept),
         metrics=PlaneMetrics(
             frames=VOLUMES, flagged_fraction=2 / VOLUMES, template_correlation=0.9, shift_rms=1.0, largest_shift=3.0, raster_phase=0.2,
-            crispness_before=1.0, crispness_after=1.2, cells=neurons, kept_cells=neurons - 1, median_snr=5.0, median_noise=0.1, bleaching=0.05,
-            photons=3.0, saturated_fraction=0.0,
+            crispness_before=1.0, crispness_after=1.2, cells=neurons, kept_cells=neurons - 1, median_snr=5.0, median_noise=0.1,
+            bleaching=0.05, photons=3.0, saturated_fraction=0.0,
         ),
     )  # fmt: skip
     return replace(plane, **changes)
@@ -139,10 +139,16 @@ def raw_of(tmp_path: Path) -> Callable[..., RawSession]:
 
 
 @pytest.fixture
-def published(workspace: Workspace, raw_of: Callable[..., RawSession]) -> Callable[..., SessionRecord]:
-    from sensorium_pipeline.sessions.publish import publish_session
+def plane_of() -> Callable[..., PlaneExtraction]:
+    return make_plane
 
-    def publish(**options: object) -> SessionRecord:
-        return publish_session(workspace, raw_of(**options), [make_plane(1), make_plane(2)], parameters=PARAMETERS, provenance=PROVENANCE)
 
-    return publish
+@pytest.fixture
+def publish(workspace: Workspace) -> Callable[..., SessionRecord]:
+    """Publish a recording with two planes, unless others are given."""
+
+    def run(raw: RawSession, planes: Sequence[PlaneExtraction] | None = None, parameters: SessionParameters | None = None) -> SessionRecord:
+        found = [make_plane(1), make_plane(2)] if planes is None else planes
+        return publish_session(workspace, raw, found, parameters=parameters or SessionParameters(), provenance=PROVENANCE)
+
+    return run
