@@ -111,7 +111,7 @@ def _in_blocks(total: int, work: Callable[[int, int], None]) -> None:
 
 
 @_compiled
-def _corner(where: Any, trial: int, neuron: int, height: int, width: int) -> tuple[int, int, float, float]:
+def _corner(where: Any, trial: int, neuron: int, height: int, width: int) -> Any:
     """Pixel up and left of a position, and how far beyond it the position lies, in pixels; far outside: one that nobody reads."""
     row = trial if where.shape[0] > 1 else 0
     x = (where[row, neuron, 0] + np.float32(1)) * np.float32(0.5 * (width - 1))
