@@ -312,7 +312,8 @@ def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> Submission
         return outcome.refusal
     reported = reader.error
     if reported is None:
-        if b"bwrap:" in outcome.console[:200]:
+        if not reader.started:
+            # Nothing of the submission has run, so these are the platform's own words.
             raise PlatformError(f"the sandbox did not start: {outcome.console[:300].decode(errors='replace').strip()}", where=where)
         return SubmissionError(
             f"its process ended by itself with exit code {outcome.exit_code} before the predictions were sent",

@@ -39,6 +39,7 @@ def main() -> None:
     try:
         job = json.loads((JOB / "job.json").read_text())
         staged = load_staged(STAGED)
+        results.started()
         model = _build(job, staged, results)
         if job["mode"] == "evaluate":
             _evaluate(model, staged, results)

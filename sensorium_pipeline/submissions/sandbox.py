@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import sensorium_pipeline
-from sensorium_pipeline.errors import IsolationError, PlatformError, SubmissionError
+from sensorium_pipeline.errors import IsolationError, PlatformError, ResourceLimitError, SubmissionError
 from sensorium_pipeline.submissions import launcher
 from sensorium_pipeline.submissions.control_groups import ControlGroup, Usage
 from sensorium_pipeline.submissions.seccomp import filter_program
@@ -84,7 +84,7 @@ class Outcome:
     peak_memory_bytes: int | None
     refused_forks: int
     console: bytes
-    refusal: SubmissionError | None = None
+    refusal: SubmissionError | ResourceLimitError | None = None
 
 
 def never() -> bool:
@@ -112,7 +112,8 @@ def run_isolated(
         read_only: place inside -> file or folder of the host; beside these the sandbox sees /usr, this Python and this package.
         environment: variables beside the sandbox's own few.
         devices: GPU device nodes to bind; with any, /sys is shown read-only and no address space limit is set.
-        receive: called with each piece of the result stream; a `SubmissionError` that it raises ends the run as "protocol".
+        receive: called with each piece of the result stream; a `SubmissionError` or `ResourceLimitError` that it raises ends the run
+            as "protocol".
         stop: asked ten times a second; True ends the run as "stopped".
 
     Raises:
@@ -239,8 +240,9 @@ class _Run:
         self._console = bytearray()
         self._received = 0
         self._status: Status | None = None
-        self._refusal: SubmissionError | None = None
+        self._refusal: SubmissionError | ResourceLimitError | None = None
         self._started = time.monotonic()
+        self._next_check = self._started
         description = os.memfd_create("specification")
         os.write(description, json.dumps(specification).encode())
         os.lseek(description, 0, os.SEEK_SET)
@@ -278,7 +280,7 @@ class _Run:
                 for key, _ in watched.select(POLL_SECONDS):
                     if key.data == "ended" or not self._take(key.fd, key.data):
                         watched.unregister(key.fd)
-                self._check_deadline()
+                self._check()
         finally:
             # Also when a receiver failed on our side: nothing of the run outlives this call.
             self._kill()
@@ -292,13 +294,19 @@ class _Run:
                     pipe.close()
         return self._outcome(usage)
 
-    def _check_deadline(self) -> None:
-        if self._status is not None:
+    def _check(self) -> None:
+        """Look at the clock, the stop signal and the counters, ten times a second."""
+        now = time.monotonic()
+        if self._status is not None or now < self._next_check:
             return
-        if time.monotonic() - self._started > self._limits.wall_seconds:
+        self._next_check = now + POLL_SECONDS
+        if now - self._started > self._limits.wall_seconds:
             self._status = "timeout"
         elif self._stop():
             self._status = "stopped"
+        elif self._group.usage().memory_kills:
+            # The kernel may have chosen any one of its processes, and the others may wait for that one for ever.
+            self._status = "memory"
 
     def _take(self, descriptor: int, kind: str) -> bool:
         """Read what is there; False at the end of the stream."""
@@ -314,7 +322,7 @@ class _Run:
             elif data and self._receive is not None and self._status is None:
                 try:
                     self._receive(data)
-                except SubmissionError as refusal:
+                except (SubmissionError, ResourceLimitError) as refusal:
                     self._refusal, self._status = refusal, "protocol"
         return bool(data)
 
@@ -328,7 +336,7 @@ class _Run:
 
     def _outcome(self, usage: Usage) -> Outcome:
         status = self._status or "exited"
-        if usage.memory_kills and status in ("exited", "protocol"):
+        if usage.memory_kills and status in ("exited", "protocol", "timeout"):
             status = "memory"
         code = self._process.returncode
         return Outcome(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sensorium_pipeline.errors import SubmissionError
+from sensorium_pipeline.errors import ResourceLimitError, SubmissionError
 from sensorium_pipeline.progress import Progress, ProgressCallback
 
 LENGTH = struct.Struct("<I")
@@ -46,6 +46,10 @@ class ResultWriter:
         self._descriptor = descriptor
         self._owner = os.getpid()
         self._last_progress = 0.0
+
+    def started(self) -> None:
+        """The sandbox stands, and the submission's code has not run yet: from here on a crash is the submission's."""
+        self._send({"kind": "started"})
 
     def progress(self, progress: Progress) -> None:
         """Report progress; more than ten reports a second are dropped, except the last of a stage."""
@@ -96,6 +100,7 @@ class ResultReader:
         self._last_progress = 0.0
         self.received: set[str] = set()
         self.error: ReportedError | None = None
+        self.started = False
         self.done = False
 
     def feed(self, data: bytes) -> None:
@@ -103,6 +108,7 @@ class ResultReader:
 
         Raises:
             SubmissionError: the stream is not what the runner writes.
+            ResourceLimitError: a file is too large.
         """
         self._buffer += data
         while self._buffer:
@@ -139,7 +145,9 @@ class ResultReader:
         try:
             header = json.loads(encoded)
             kind = header["kind"]
-            if kind == "done":
+            if kind == "started":
+                self.started = True
+            elif kind == "done":
                 self.done = True
             elif kind == "error":
                 self.error = ReportedError(
@@ -162,7 +170,11 @@ class ResultReader:
         if not isinstance(name, str) or name not in self._files or name in self.received:
             raise _broken("a file that was not asked for")
         if type(size) is not int or not 0 < size <= self._files[name]:
-            raise SubmissionError(f"{name} is larger than {self._files[name]} bytes", where=name, advice="Predict only what was asked for")
+            raise ResourceLimitError(
+                f"{name} is empty, or larger than {self._files[name]} bytes",
+                where=name,
+                advice="Keep less, predict only what was asked for",
+            )
         self.received.add(name)
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

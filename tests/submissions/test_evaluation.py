@@ -1,0 +1,174 @@
+"""A submission that behaves: its predictions come out, the same every time, and it can be asked again about other images."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from submission_samples import GOOD, SMALL, Run, small_session, write_submission
+
+from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.progress import Progress
+from sensorium_pipeline.submissions.check import check_submission
+from sensorium_pipeline.submissions.evaluation import predict_images, run_submission
+from sensorium_pipeline.submissions.sandbox import IsolationTier
+from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
+
+
+def wanted(session: StagedSession, images: np.ndarray) -> np.ndarray:
+    training = session.data.training.responses.mean(axis=0) * session.data.description.statistics.response_precision
+    return images.mean(axis=(1, 2))[:, None] * 0.01 + training
+
+
+def test_predictions_come_out(run: Run, sessions: list[StagedSession], tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    outcome = run(GOOD, progress=reports.append)
+    assert outcome.failure is None
+    assert outcome.status == "finished"
+    assert outcome.trained
+    assert outcome.sessions == ["static1-1-1", "static2-1-1"]
+    assert reports[0] == Progress("epoch", 1, 1, "loss 0.5")
+    for session in sessions:
+        with np.load(tmp_path / "out" / "predictions" / f"{session.data.description.name}.npz", allow_pickle=False) as file:
+            np.testing.assert_array_equal(file["trial_id"], session.trial_id)
+            np.testing.assert_array_equal(file["unit_id"], session.data.description.unit_ids)
+            assert file["prediction"].dtype == np.float32
+            np.testing.assert_allclose(file["prediction"], wanted(session, session.inputs.images), rtol=1e-5)
+
+
+def test_same_bytes_again(run: Run, tmp_path: Path) -> None:
+    run(GOOD)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.npz")}
+    run(GOOD)
+    assert len(first) == 3
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.npz")}
+
+
+def test_platform_adds_little_time(run: Run) -> None:
+    run(GOOD)
+    started = time.monotonic()
+    run(GOOD)
+    assert time.monotonic() - started < 1.5
+
+
+def test_digital_twin(run: Run, sessions: list[StagedSession], staged: Path, tmp_path: Path) -> None:
+    assert run(GOOD).status == "finished"
+    images = np.random.default_rng(3).uniform(0, 255, (4, 6, 8)).astype(np.float32)
+    state = tmp_path / "out" / "state.npz"
+    prediction = predict_images(tmp_path / "submission", state, staged, "static2-1-1", images, limits=SMALL)
+    np.testing.assert_allclose(prediction, wanted(sessions[1], images), rtol=1e-5)
+    with pytest.raises(InputError, match="unknown session 'static9-1-1'"):
+        predict_images(tmp_path / "submission", state, staged, "static9-1-1", images)
+    with pytest.raises(InputError, match=r"images of shape \(4, 6, 7\)"):
+        predict_images(tmp_path / "submission", state, staged, "static2-1-1", images[:, :, :7])
+
+
+def test_behaviour_reaches_the_model_of_the_second_track(tier: IsolationTier, tmp_path: Path) -> None:
+    session = small_session("static3-1-1", 4, seed=3, track="sensorium+")
+    stage_sessions([session], "sensorium+", tmp_path / "staged")
+    code = """
+    import numpy as np
+
+    class Gain:
+        def predict(self, session, inputs):
+            return np.repeat(inputs.behavior[:, 2:] + inputs.pupil_center[:, :1], 4, axis=1)
+
+    def build(context):
+        assert context.track == "sensorium+"
+        return Gain()
+    """
+    folder = write_submission(tmp_path / "submission", code)
+    outcome = run_submission(folder, tmp_path / "staged", "sensorium+", 0, tmp_path / "out", SMALL)
+    assert outcome.failure is None
+    assert not outcome.trained
+    with np.load(tmp_path / "out" / "predictions" / "static3-1-1.npz") as file:
+        expected = session.inputs.behavior[:, 2] + session.inputs.pupil_center[:, 0]
+        np.testing.assert_allclose(file["prediction"][:, 3], expected, rtol=1e-6)
+    images = np.zeros((2, 6, 8), np.uint8)
+    prediction = predict_images(folder, None, tmp_path / "staged", "static3-1-1", images, limits=SMALL)
+    statistics = session.data.description.statistics
+    np.testing.assert_allclose(prediction, statistics.behavior_mean[2] + statistics.pupil_center_mean[0], rtol=1e-5)
+    with pytest.raises(PlatformError, match=r"sessions staged for sensorium\+"):
+        run_submission(folder, tmp_path / "staged", "sensorium", 0, tmp_path / "out")
+
+
+def test_own_error_names_the_line(run: Run, tmp_path: Path) -> None:
+    outcome = run("def build(context):\n    values = {}\n    return values['weights']\n")
+    assert outcome.status == "failed"
+    assert outcome.failure is not None
+    assert outcome.failure.error == "SubmissionError"
+    assert outcome.failure.problem == "KeyError: 'weights'"
+    assert outcome.failure.where == "model.py, line 3, in build"
+    # What it printed, the traceback too, is kept for organisers.
+    assert "Traceback" in (tmp_path / "out" / "console.txt").read_text()
+
+
+def test_wrong_returns_are_explained(run: Run) -> None:
+    cases = {
+        "lambda session, inputs: inputs.images.mean(axis=(1, 2))": "shape (7,) for session static1-1-1; its trials and neurons are (7, 5)",
+        "lambda session, inputs: None": "returned NoneType of dtype object",
+    }
+    for function, problem in cases.items():
+        code = f"class Model: pass\ndef build(context):\n    model = Model()\n    model.predict = {function}\n    return model\n"
+        failure = run(code).failure
+        assert failure is not None
+        assert problem in failure.problem
+    failure = run("def build(context):\n    return 1\n").failure
+    assert failure is not None
+    assert "returned int, which has no method predict" in failure.problem
+
+
+@pytest.mark.parametrize("value", ["np.nan", "np.inf", "1e300"])
+def test_numbers_must_be_finite(run: Run, value: str, tmp_path: Path) -> None:
+    code = f"""
+    import numpy as np
+
+    class Model:
+        def predict(self, session, inputs):
+            prediction = np.ones((7, 5 if session == "static1-1-1" else 3))
+            prediction[2, 1] = {value}
+            return prediction
+
+    def build(context):
+        return Model()
+    """
+    outcome = run(code)
+    assert outcome.failure is not None
+    assert outcome.failure.problem == "1 of 35 values are NaN or infinite"
+    assert "trial 22, unit 13" in outcome.failure.advice
+    assert not (tmp_path / "out" / "predictions").exists()
+
+
+def test_stop(run: Run) -> None:
+    asked = time.monotonic() + 1.0
+    outcome = run("import time\ndef build(context):\n    time.sleep(60)\n", stop=lambda: time.monotonic() > asked)
+    assert outcome.status == "stopped"
+    assert outcome.wall_seconds < 4
+
+
+def test_own_time_limit_shortens(run: Run, staged: Path, tmp_path: Path) -> None:
+    description = 'name = "slow"\nentry_point = "model:build"\n[resources]\nminutes = 0.02\n'
+    folder = write_submission(tmp_path / "slow", "import time\ndef build(context):\n    time.sleep(60)\n", description)
+    outcome = run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+    assert outcome.failure is not None
+    assert outcome.failure.error == "ResourceLimitError"
+
+
+def test_malformed_submission_fails_without_a_sandbox(staged: Path, tmp_path: Path) -> None:
+    folder = write_submission(tmp_path / "submission", "", 'name = "x"\nentry_point = "modle:build"\n')
+    outcome = run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+    assert outcome.status == "failed"
+    assert outcome.failure is not None
+    assert "no module 'modle'" in outcome.failure.problem
+    assert outcome.tier == "not started"
+
+
+def test_check_runs_the_same_way(staged: Path, tier: IsolationTier, tmp_path: Path) -> None:
+    folder = write_submission(tmp_path / "submission", GOOD)
+    assert check_submission(folder, None).run is None
+    report = check_submission(folder, staged)
+    assert report.passed
+    assert report.run is not None
+    assert report.run.tier == tier
+    assert sorted(os.listdir(tmp_path)) == ["submission"]
