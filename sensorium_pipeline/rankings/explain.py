@@ -1,5 +1,7 @@
 """Where each number of one row came from, down to digests: made from the table alone, and published beside it."""
 
+from collections.abc import Mapping
+
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.rankings.records import METRIC_LABELS, RankingTable, Row, _Record
 
@@ -17,7 +19,7 @@ class Origin(_Record):
     number: str
     value: float | None
     how: str
-    digests: dict[str, tuple[str, ...]]
+    digests: Mapping[str, tuple[str, ...]]
 
 
 class Explanation(_Record):

@@ -43,13 +43,21 @@ class Axis:
         return round(self.margin + share * (self.width - 2 * self.margin), 2)
 
     @cached_property
-    def ticks(self) -> list[float]:
-        """Three to six round numbers."""
-        rough = (self.high - self.low) / 4
+    def step(self) -> float:
+        """The smallest round number that leaves room for a label at each of its multiples."""
+        rough = (self.high - self.low) / max(self.width // 55, 1)
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(count * step, 10) for count in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+
+    @cached_property
+    def ticks(self) -> list[float]:
+        """The multiples of `step` on the axis."""
+        first = math.ceil(self.low / self.step - 1e-9)
+        return [round(count * self.step, 10) for count in range(first, math.floor(self.high / self.step + 1e-9) + 1)]
+
+    def label(self, tick: float) -> str:
+        """A tick in as many digits as the step needs."""
+        return _number(tick, max(0, -math.floor(math.log10(self.step) + 1e-9))) if tick else "0"
 
 
 def _axis(values: Sequence[float], width: float) -> Axis:
@@ -72,9 +80,13 @@ class Section:
         self.ceiling = ceilings[0] if ceilings else None
         scores = [row.score for row in table.ranked if row.score is not None]
         differences = [row.difference_to_leader for row in table.ranked if row.difference_to_leader is not None]
-        self.score_axis = _axis([bound for score in scores for bound in (score.low, score.high)], 230) if scores else None
-        bounds = [bound for difference in differences for bound in (difference.low, difference.high)]
-        self.difference_axis = _axis([0.0, *bounds], 190) if differences else None
+        self.score_axis = _axis([bound for score in scores for bound in (score.low, score.high)], 190) if scores else None
+        # Near the leader differences of 0.005 matter, and a weak baseline would squeeze them to nothing: what lies further off than
+        # ten times the widest interval gets an arrow.
+        reach = 10 * max((difference.high - difference.low) / 2 for difference in differences) if differences else 0.0
+        near = [difference for difference in differences if difference.value >= -reach]
+        bounds = [bound for difference in near for bound in (difference.low, difference.high)]
+        self.difference_axis = _axis([0.0, *bounds], 168) if differences else None
 
     @property
     def tiers(self) -> int:

@@ -146,9 +146,7 @@ def _refuse_unpublishable(release: str, tables: Sequence[RankingTable], final_op
     for table in tables:
         where = f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]}"
         if table.tier == "final_test" and not final_open:
-            raise OrganiserError(
-                "the final tier is not open", where=where, advice="Open it in the release, or publish the live table only."
-            )
+            raise OrganiserError("the final tier is not open", where=where, advice="Open it in the release, or publish live only.")
         if table.tier not in ("test", "final_test"):
             raise OrganiserError(f"tables of tier {table.tier} are not published", where=where, advice="Publish test and final_test.")
         if table.release != release:

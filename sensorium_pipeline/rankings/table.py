@@ -28,8 +28,9 @@ NAMES: tuple[MetricName, ...] = ("single_trial_correlation", "correlation_to_ave
 
 
 class _Complete(NamedTuple):
-    """A submission that can be ranked: scores (sessions, seeds) as records, and its resampled means (3, resamples)."""
+    """A submission that can be ranked: means over seeds (sessions,), and its resampled score (3, resamples): images, neurons, both."""
 
+    entry: Entry
     row: Row
     value: float
     by_session: NDArray[np.float64]
@@ -85,10 +86,9 @@ def rank_submissions(
     # A model with other draws cannot be paired with the rest; which draws are the right ones is what most models have.
     kinds = [model.kind_of_draws for model in complete]
     kind = max(sorted(set(kinds)), key=kinds.count) if kinds else ("", 0, 0)
-    for model in [model for model in complete if model.kind_of_draws != kind]:
-        complete.remove(model)
-        update = {"status": "incomplete", "reason": "Its score was resampled with other draws than the rest; it will be resampled."}
-        unranked.append(model.row.model_copy(update=update))
+    odd = _NotRanked("incomplete", "Its score was resampled with other draws than those of the rest; it will be resampled.")
+    unranked += [_unranked_row(model.entry, odd, tier, sessions, metric_version) for model in complete if model.kind_of_draws != kind]
+    complete = [model for model in complete if model.kind_of_draws == kind]
 
     table = RankingTable(
         release=release,
@@ -107,12 +107,14 @@ def rank_submissions(
 
 
 def _refuse_confusion(entries: Sequence[Entry], track: Track) -> None:
-    for before, entry in zip([None, *entries[:-1]], entries, strict=True):
+    seen: set[tuple[str, str]] = set()
+    for entry in entries:
         if entry.track != track:
             problem = f"the submission is of track {entry.track}, and the table of track {track}"
             raise OrganiserError(problem, where=entry.submission_digest, advice="Rank each track by itself.")
-        if before is not None and (before.team, before.submission_digest) == (entry.team, entry.submission_digest):
+        if (entry.team, entry.submission_digest) in seen:
             raise OrganiserError("the submission is given twice", where=entry.submission_digest, advice="Give each submission once.")
+        seen.add((entry.team, entry.submission_digest))
     if sum(entry.reference for entry in entries) > 1:
         raise OrganiserError("there are two reference baselines", where=f"track {track}", advice="The release names one a track.")
 
@@ -147,7 +149,7 @@ def _assemble(entry: Entry, metric: MetricName, tier: Tier, sessions: Mapping[st
             "relative_score": value / ceiling if ceiling else None,
         }
     )
-    return _Complete(row, value, values.mean(1), draws, kinds.pop(), min(min(one.image_count, one.neuron_count) for one in flat))
+    return _Complete(entry, row, value, values.mean(1), draws, kinds.pop(), min(min(one.image_count, one.neuron_count) for one in flat))
 
 
 def _the_score(entry: Entry, session: str, open_digest: str, seed: int, tier: Tier, metric: MetricName, metric_version: str) -> ScoreRecord:

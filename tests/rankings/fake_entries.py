@@ -111,17 +111,10 @@ def make_entries(track="sensorium", tier="test"):
                 links=(Link(label="code", address="https://example.org/code"),) if place % 2 else (),
             )
         )
+    crash = "It stopped in train(): KeyError: 'behavior', line 41 of model.py."
+    pried = "It predicted nothing: the file it tried to open does not exist for it."
     broken = {"received": RECEIVED + timedelta(days=20), "track": track}
-    entries.append(
-        make_entry(
-            "Late Night Commits",
-            "Transformer v7 final FINAL",
-            failure="It stopped in train(): KeyError: 'behavior', line 41 of model.py.",
-            **broken,
-        )
-    )
-    entries.append(
-        make_entry("Shortcut Ltd", "Oracle", failure="It predicted nothing: the file it tried to open does not exist for it.", **broken)
-    )
+    entries.append(make_entry("Late Night Commits", "Transformer v7 final FINAL", failure=crash, **broken))
+    entries.append(make_entry("Shortcut Ltd", "Oracle", failure=pried, **broken))
     entries.append(make_entry("Patience", "Large language cortex", **broken))
     return entries
