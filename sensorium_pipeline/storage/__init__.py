@@ -1,6 +1,7 @@
 """The write-once store: exclusive creates, datasets named by content, numbered generations, keyed results."""
 
 from sensorium_pipeline.storage.backend import MissingObjectError, StoredObject
+from sensorium_pipeline.storage.collection import CollectionReport, collect_garbage
 from sensorium_pipeline.storage.datasets import (
     dataset_url,
     download_files,
@@ -20,6 +21,7 @@ from sensorium_pipeline.storage.store import Store
 from sensorium_pipeline.storage.workspace import Workspace, open_workspace
 
 __all__ = [
+    "CollectionReport",
     "DatasetReference",
     "FileEntry",
     "Manifest",
@@ -30,6 +32,7 @@ __all__ = [
     "StoredObject",
     "Workspace",
     "canonical_json",
+    "collect_garbage",
     "dataset_url",
     "digest_of",
     "digest_of_bytes",

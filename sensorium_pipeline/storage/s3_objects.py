@@ -1,7 +1,6 @@
 """Objects of an S3 server as a store."""
 
 import contextlib
-import errno
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,9 @@ from sensorium_pipeline.storage.backend import MissingObjectError, Names, Stored
 
 CREATE_ATTEMPTS = 6
 
-# What servers answer to the loser of a conditional PUT, or to a request that met another one for the same key:
-# 412 Precondition Failed and 409 Conflict, in the names s3fs gives them, and any lost connection.
-_AMBIGUOUS = (errno.EINVAL, errno.EBUSY, errno.EEXIST, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO))
+# Errors that say that nothing was written. All others are not believed: to the loser of a conditional PUT, servers answer with
+# 412 or 409, which s3fs turns into FileExistsError, EINVAL or EBUSY; and a winner may hear nothing, or that it lost against itself.
+_DEFINITE = (PermissionError, NoCredentialsError, PartialCredentialsError, ParamValidationError)
 
 
 class S3Objects:
@@ -109,9 +108,9 @@ class S3Objects:
                     failure = error
                     self._make_bucket()
                     continue
+                except _DEFINITE:
+                    raise
                 except (OSError, BotoCoreError) as error:
-                    if not _ambiguous(error):
-                        raise
                     failure = error
                 try:
                     return bool(self._s3.cat_file(key) == payload)
@@ -224,9 +223,3 @@ class S3Objects:
                 where=where,
                 advice=f"Check SENSORIUM_ENDPOINT_URL and that the server runs, then repeat ({error})",
             ) from error
-
-
-def _ambiguous(error: Exception) -> bool:
-    if isinstance(error, PermissionError | NoCredentialsError | PartialCredentialsError | ParamValidationError):
-        return False
-    return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError) or error.errno in _AMBIGUOUS

@@ -60,7 +60,10 @@ class Store:
         return self._backend.exists(_checked(path))
 
     def list(self, prefix: str) -> Names:
-        """Sorted names of the entries directly below `prefix` ("" is the root); none where there is no such prefix."""
+        """Sorted names of the entries directly below `prefix` ("" is the root); none where there is no such prefix.
+
+        A prefix that was emptied by `remove` may still be listed.
+        """
         return self._backend.list(_checked(prefix) if prefix else "")
 
     def walk(self, prefix: str) -> StoredObjects:

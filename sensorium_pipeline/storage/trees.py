@@ -149,23 +149,25 @@ def _write_units(array: zarr.Array) -> Iterator[tuple[slice, ...]]:
 
 
 def _regrouped(blocks: Iterable[NDArray[np.generic]], unit: int, rest: tuple[int, ...], path: str) -> Iterator[NDArray[np.generic]]:
-    waiting: list[NDArray[np.generic]] = []
+    buffer: NDArray[np.generic] | None = None
     length = 0
     for block in blocks:
-        if block.shape[1:] != rest or block.ndim == 0:
+        if block.ndim == 0 or block.shape[1:] != rest:
             raise InputError(f"a block has shape {block.shape}", where=path, advice=f"It has to be (any, {', '.join(map(str, rest))})")
+        if buffer is None:
+            buffer = np.empty((unit, *rest), dtype=block.dtype)
         start = 0
         while start < len(block):
-            # A block may be a memory map of everything: it is taken in pieces, and copied, as its owner may fill it again.
-            piece = np.array(block[start : start + unit - length])
+            # A block may be a memory map of everything: it is taken in pieces.
+            piece = block[start : start + unit - length]
+            buffer[length : length + len(piece)] = piece
             start += len(piece)
-            waiting.append(piece)
             length += len(piece)
             if length == unit:
-                yield np.concatenate(waiting)
-                waiting, length = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
+                yield buffer
+                length = 0
+    if buffer is not None and length:
+        yield buffer[:length]
 
 
 def _stored_type(variable: xr.Variable, where: str) -> np.dtype[np.generic] | str:
