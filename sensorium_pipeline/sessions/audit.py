@@ -25,6 +25,7 @@ from sensorium_pipeline.storage import MissingObjectError, Workspace, open_datas
 ORDER_Z = 5.0  # of a single variable
 NEURON_Z = 6.5  # of any of ten thousand neurons
 NEURON_BLOCK = 1024
+IMAGE_BLOCK = 256
 PLAIN_NAN = np.float32(np.nan).view(np.uint32)
 
 
@@ -88,18 +89,19 @@ class _Opened:
         return ~np.isin(self.tier, self.rule.response_tiers)
 
 
-def audit_session(workspace: Workspace, name: str) -> AuditReport:
-    """Audit the current version of a session.
+def audit_session(workspace: Workspace, name: str, open_digest: str | None = None) -> AuditReport:
+    """Audit a session.
 
     Args:
         workspace: needs its open store; with the sealed and lab stores more is checked.
         name: of the session.
+        open_digest: which version of it; the current one where it is left out.
 
     Raises:
-        InputError: there is no such session.
+        InputError: there is no such session or version.
         OrganiserError: its role and track do not go together.
     """
-    _, session = read_session(workspace.open, name)
+    _, session = read_session(workspace.open, name, open_digest)
     rule = release_rule(session.role, session.track)
     findings = [Finding(check="files", where=where, message=text) for where, text in file_findings(workspace.open, session, rule)]
     findings += [Finding(check="pointer", where=where, message=text) for where, text in pointer_findings(workspace.open, name)]
@@ -207,14 +209,15 @@ def _statistics_findings(opened: _Opened, name: str, training: NDArray[np.float3
 
 def _image_findings(opened: _Opened, images: xr.Dataset) -> Iterator[Finding]:
     ids, repeats = np.unique(opened.image_id[opened.tier == "train"], return_counts=True)
-    rows = np.flatnonzero(np.isin(np.asarray(images["image_id"].values), ids))
+    weight = np.zeros(images.sizes["image"])
+    weight[np.isin(read_array(opened.tree, "images/image_id"), ids)] = repeats
     total = squares = pixels = 0.0
-    for start in range(0, len(rows), 256):
-        part = np.asarray(images["image"].isel(image=rows[start : start + 256]).values, np.float64)
-        weight = repeats[start : start + 256]
-        total += float(weight @ part.sum(axis=(1, 2)))
-        squares += float(weight @ (part**2).sum(axis=(1, 2)))
-        pixels += float(weight.sum()) * part[0].size
+    for start in range(0, len(weight), IMAGE_BLOCK):
+        block = slice(start, start + IMAGE_BLOCK)
+        part = np.asarray(images["image"].isel(image=block).values, np.float64)
+        total += float(weight[block] @ part.sum(axis=(1, 2)))
+        squares += float(weight[block] @ (part**2).sum(axis=(1, 2)))
+        pixels += float(weight[block].sum()) * part[0].size
     mean = total / pixels if pixels else np.nan
     std = np.sqrt(max(squares / pixels - mean**2, 0.0)) if pixels else np.nan
     for name, expected in (("image_mean", mean), ("image_std", std)):

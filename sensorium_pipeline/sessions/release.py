@@ -147,7 +147,7 @@ def read_release(store: Store, name: str) -> Release:
     return latest[1]
 
 
-def choose_release(store: Store, name: str | None) -> Release:
+def choose_release(store: Store, name: str | None = None) -> Release:
     """The release of this name, or the only one there is where none is named.
 
     Raises:

@@ -1,5 +1,6 @@
 """A small recording and its extracted planes, made of arrays, and published into real stores."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,7 +149,41 @@ def publish(workspace: Workspace) -> Callable[..., SessionRecord]:
     """Publish a recording with two planes, unless others are given."""
 
     def run(raw: RawSession, planes: Sequence[PlaneExtraction] | None = None, parameters: SessionParameters | None = None) -> SessionRecord:
-        found = [make_plane(1), make_plane(2)] if planes is None else planes
-        return publish_session(workspace, raw, found, parameters=parameters or SessionParameters(), provenance=PROVENANCE)
+        return publish_planes(workspace, raw, planes, parameters)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Role, Track | None], tuple[Path, SessionRecord]]:
+    """Workspaces with one published session, each made once for all tests."""
+    made: dict[tuple[Role, Track | None], tuple[Path, SessionRecord]] = {}
+
+    def template(role: Role, track: Track | None) -> tuple[Path, SessionRecord]:
+        if (role, track) not in made:
+            folder = tmp_path_factory.mktemp("template")
+            (folder / "raw").mkdir()
+            workspace = Workspace.open(Settings(root=str(folder / "workspace")))
+            made[role, track] = folder / "workspace", publish_planes(workspace, make_raw(folder / "raw", role, track))
+        return made[role, track]
+
+    return template
+
+
+@pytest.fixture
+def published(workspace: Workspace, tmp_path: Path, templates: Callable[..., tuple[Path, SessionRecord]]) -> Callable[..., SessionRecord]:
+    """The workspace holds one published session of this role and track."""
+
+    def run(role: Role = "competition", track: Track | None = "sensorium") -> SessionRecord:
+        source, record = templates(role, track)
+        shutil.copytree(source, tmp_path / "workspace")
+        return record
+
+    return run
+
+
+def publish_planes(
+    workspace: Workspace, raw: RawSession, planes: Sequence[PlaneExtraction] | None = None, parameters: SessionParameters | None = None
+) -> SessionRecord:
+    found = [make_plane(1), make_plane(2)] if planes is None else planes
+    return publish_session(workspace, raw, found, parameters=parameters or SessionParameters(), provenance=PROVENANCE)

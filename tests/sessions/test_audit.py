@@ -18,11 +18,11 @@ from sensorium_pipeline.storage import Series, open_dataset, stage, write_datase
 
 
 @pytest.fixture
-def plant(workspace, raw_of, publish):
+def plant(workspace, published):
     """Publish a session, change its open part with a function over its groups, publish that, and audit it."""
 
     def run(change, role="competition", track="sensorium"):
-        record = publish(raw_of(role=role, track=track))
+        record = published(role, track)
         tree = open_dataset(workspace.open, record.open_digest).load()
         groups = {name: tree[name].to_dataset() for name in tree.children}
         attributes = dict(tree.attrs)
@@ -184,14 +184,14 @@ def test_a_session_that_says_it_is_open(plant):
     assert "another session, role or track" in found(plant(lambda groups, attributes: attributes.update(role="open", track="")))
 
 
-def test_a_pointer_that_says_more(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_a_pointer_that_says_more(workspace, published):
+    record = published()
     Series(workspace.open, f"sessions/{record.name}").append(record)
     assert "holds lab_digest, recording_digest" in found(audit_session(workspace, record.name))
 
 
-def test_a_file_beside_the_arrays_and_a_differing_copy_of_the_metadata(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_a_file_beside_the_arrays_and_a_differing_copy_of_the_metadata(workspace, published):
+    record = published()
     with stage(workspace.open) as staged:
         staged.write_tree(open_dataset(workspace.open, record.open_digest).load())
         staged.add("trials/response/onsets.csv", b"1,2,3")
@@ -201,8 +201,8 @@ def test_a_file_beside_the_arrays_and_a_differing_copy_of_the_metadata(workspace
     assert "trials/response/onsets.csv | is not on the allow-list" in found(audit_session(workspace, record.name))
 
 
-def test_without_lab_and_sealed_parts_the_audit_says_what_it_skipped(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_without_lab_and_sealed_parts_the_audit_says_what_it_skipped(workspace, published):
+    record = published()
     workspace.sealed.remove("bindings")
     report = audit_session(workspace, record.name)
     assert report.passed

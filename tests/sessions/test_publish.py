@@ -24,8 +24,8 @@ from sensorium_pipeline.storage import Series, dataset_url, list_files, open_dat
 from sensorium_pipeline.training.data import Statistics
 
 
-def test_parts_hold_what_they_must_and_open_with_plain_xarray(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_parts_hold_what_they_must_and_open_with_plain_xarray(workspace, published):
+    record = published()
     tree = xr.open_datatree(dataset_url(workspace.open, record.open_digest), engine="zarr")
     assert set(tree.children) == {"neurons", "trials", "images", "statistics"}
     assert set(tree["trials"].to_dataset().variables) == {"trial_id", "image_id", "tier", "response"}
@@ -82,8 +82,8 @@ def test_missing_behaviour_rejects(raw_of, publish):
     ("competition", "sensorium", False, {"test", "final_test"}),
     ("competition", "sensorium+", True, {"test", "final_test"}),
 ])  # fmt: skip
-def test_what_is_visible_depends_on_role_and_track(workspace, raw_of, publish, role, track, behavior, hidden):
-    record = publish(raw_of(role=role, track=track))
+def test_what_is_visible_depends_on_role_and_track(workspace, published, role, track, behavior, hidden):
+    record = published(role, track)
     tree = open_dataset(workspace.open, record.open_digest)
     assert ("behavior" in tree["trials"].data_vars) == ("pupil_center" in tree["trials"].data_vars) == behavior
     assert ("behavior_std" in tree["statistics"].data_vars) == behavior
@@ -98,8 +98,8 @@ def test_what_is_visible_depends_on_role_and_track(workspace, raw_of, publish, r
     assert summary.behavior == behavior
 
 
-def test_nothing_open_names_the_lab_the_sealed_part_or_the_recording(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_nothing_open_names_the_lab_the_sealed_part_or_the_recording(workspace, published):
+    record = published()
     secrets = [record.lab_digest, record.sealed_digest, record.recording_digest, record.report_digest]
     for stored in workspace.open.walk(""):
         payload = workspace.open.read(stored.path)
@@ -116,6 +116,7 @@ def test_same_content_has_the_same_digests_and_appends_nothing(workspace, raw_of
     changed = publish(raw, parameters=SessionParameters(response_window=(0.05, 0.5)))
     assert changed.open_digest != first.open_digest
     assert read_session(workspace.open, first.name) == (2, changed.published())
+    assert read_session(workspace.open, first.name, first.open_digest) == (1, first.published())
     assert read_binding(workspace.sealed, first.open_digest) == first
 
 
@@ -137,8 +138,8 @@ def test_gates_refuse_and_say_which_and_by_how_much(workspace, raw_of, publish, 
     assert b"Refused" in read_file(workspace.lab, digest, "report.md")
 
 
-def test_report_is_in_the_lab_store_alone(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_report_is_in_the_lab_store_alone(workspace, published):
+    record = published()
     report = read_file(workspace.lab, record.report_digest, "report.md").decode()
     assert "Passed" in report
     for entry in list_files(workspace.lab, record.report_digest):
@@ -162,8 +163,8 @@ def test_planes_of_another_recording_are_refused(raw_of, publish, plane_of):
         publish(raw_of(), [plane_of(1)])
 
 
-def test_session_data_is_what_a_model_may_see(workspace, raw_of, publish):
-    record = publish(raw_of(role="open", track=None))
+def test_session_data_is_what_a_model_may_see(workspace, published):
+    record = published("open", None)
     tree = open_dataset(workspace.open, record.open_digest)
     plus, plain = load_session_data(tree, "sensorium+"), load_session_data(tree, "sensorium")
     assert len(plus.training) == record.trials["train"]
@@ -179,15 +180,15 @@ def test_session_data_is_what_a_model_may_see(workspace, raw_of, publish):
         load_session_data(tree, "sensorium2")
 
 
-def test_a_session_of_the_other_track_is_refused(workspace, raw_of, publish):
-    tree = open_dataset(workspace.open, publish(raw_of(track="sensorium+")).open_digest)
+def test_a_session_of_the_other_track_is_refused(workspace, published):
+    tree = open_dataset(workspace.open, published("competition", "sensorium+").open_digest)
     with pytest.raises(InputError, match="belongs to the track"):
         load_session_data(tree, "sensorium")
 
 
 @pytest.mark.parametrize(("role", "track"), [("open", None), ("competition", "sensorium+")])
-def test_hidden_responses_and_inputs_are_of_the_same_trials(workspace, raw_of, publish, role, track):
-    record = publish(raw_of(role=role, track=track))
+def test_hidden_responses_and_inputs_are_of_the_same_trials(workspace, published, role, track):
+    record = published(role, track)
     tree = open_dataset(workspace.open, record.open_digest)
     trial_id, image_id, inputs = load_inputs(tree, "test", "sensorium+")
     hidden = load_hidden(workspace, record.open_digest, "test")
@@ -207,9 +208,11 @@ def test_hidden_responses_and_inputs_are_of_the_same_trials(workspace, raw_of, p
     assert len(both) == record.trials["test"] + record.trials["final_test"]
     with pytest.raises(InputError, match="no trials of the tier"):
         load_hidden(workspace, record.open_digest, "finaltest")
+    with pytest.raises(InputError, match="no version of this session"):
+        read_session(workspace.open, record.name, "0" * 64)
 
 
-def test_hidden_responses_of_an_unknown_session(workspace, raw_of, publish):
+def test_hidden_responses_of_an_unknown_session(workspace):
     with pytest.raises(OrganiserError, match="no hidden part"):
         read_binding(workspace.sealed, "0" * 64)
     with pytest.raises(InputError, match="Known sessions: none yet"):

@@ -3,7 +3,7 @@
 import pytest
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.sessions.release import Phase, change_phases, create_release, list_releases, phase, read_release
+from sensorium_pipeline.sessions.release import Phase, change_phases, choose_release, create_release, list_releases, phase, read_release
 from sensorium_pipeline.storage import Series
 
 
@@ -24,6 +24,7 @@ def test_a_release_names_audited_sessions_by_digest(workspace, three):
     assert [session.name for session in release.competition_sessions("sensorium+")] == three[2:]
     assert release.opened_tiers == ("test",)
     assert read_release(workspace.open, "2022") == release
+    assert choose_release(workspace.open) == choose_release(workspace.open, "2022") == release
     create_release(workspace, "2022", three, references={"sensorium": "organisers/cnn"})
     assert Series(workspace.open, "releases/2022").numbers() == [1]
     opened = change_phases(workspace, "2022", final=Phase(state="open", opens="2022-10-15"))
@@ -48,6 +49,8 @@ def test_a_leak_stops_a_release(workspace, raw_of, publish):
     with pytest.raises(OrganiserError, match=r"leak audit failed.*lab_digest"):
         create_release(workspace, "2022", [record.name])
     assert list_releases(workspace.open) == []
+    with pytest.raises(InputError, match="there is no release yet"):
+        choose_release(workspace.open)
 
 
 @pytest.mark.parametrize(("name", "sessions", "said"), [
