@@ -13,6 +13,8 @@ from sensorium_pipeline.recordings.raw_session import (
     Treadmill,
 )
 from sensorium_pipeline.recordings.session_folder import open_session
+from sensorium_pipeline.recordings.simulation import simulate_recording, truth_folder
+from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 from sensorium_pipeline.recordings.summary import SessionSummary, describe
 
 __all__ = [
@@ -24,10 +26,13 @@ __all__ = [
     "RecordingDescription",
     "Role",
     "SessionSummary",
+    "SimulationParameters",
     "StimulusImages",
     "Track",
     "Treadmill",
     "describe",
     "open_movie",
     "open_session",
+    "simulate_recording",
+    "truth_folder",
 ]

@@ -38,7 +38,7 @@ def read_columns(path: Path, columns: Sequence[str], *, may_lack: Sequence[str] 
                 where=path,
                 advice="Correct the table, or export it again.",
             )
-        result[name] = values
+        result[name] = np.array(values)  # pandas hands out read-only views
     return result
 
 
