@@ -327,11 +327,9 @@ class _Run:
         return bool(data)
 
     def _kill(self) -> None:
-        if self._status is None:
-            # Every pipe has reached its end, and the process has ended.
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._group.kill()
 
     def _outcome(self, usage: Usage) -> Outcome:
