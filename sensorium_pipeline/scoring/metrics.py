@@ -119,7 +119,8 @@ def neuron_metrics(
     columns = np.empty((4, neurons))
     for start in range(0, neurons, NEURONS_A_BLOCK):
         block = slice(start, start + NEURONS_A_BLOCK)
-        response = responses[:, block].astype(np.float64) * np.asarray(precision[block], dtype=np.float64)
+        response = responses[:, block].astype(np.float64)
+        response *= precision[block]
         prediction = predictions[:, block].astype(np.float64)
         columns[:, block] = _block_metrics(prediction, response, repeats)
         if not np.isfinite(columns[:2, block]).all():

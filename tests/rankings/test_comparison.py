@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensorium_pipeline.rankings import draw, resample_score
 from sensorium_pipeline.rankings.comparison import compare, corrected_variance, holm, shared_ranks
+from sensorium_pipeline.scoring import score_predictions
 
 
 def draws_of(scores, shared, own, resamples=2000, seed=0):
@@ -73,3 +75,27 @@ def test_every_comparison_is_coherent(seed, models, own):
     assert found.p_best.sum() == pytest.approx(1)
     assert (found.difference <= 0).all()
     assert np.isfinite([found.half_width, found.difference_half_width]).all()
+
+
+def test_equal_models_are_rarely_told_apart_where_a_test_over_neurons_fails():
+    """Two models with independent errors that all neurons share at an image: resampling neurons alone calls them different.
+
+    The shared part does not average out over neurons, so with more neurons it only gets worse.
+    """
+    random = np.random.default_rng(0)
+    image_id = np.repeat(np.arange(50), 4)
+    crossed, over_neurons = 0, 0
+    for simulation in range(100):
+        signal = random.standard_normal((50, 250))
+        responses = signal[image_id] + random.standard_normal((200, 250))
+        models = signal + 0.7 * random.standard_normal((2, 50, 1)) + random.standard_normal((2, 50, 250))
+        draws = draw("s", image_id, 250, seed=simulation, resamples=150)
+        made = [resample_score(model[image_id], responses, image_id, "correlation_to_average", draws) for model in models]
+        scored = [score_predictions(model[image_id], responses, image_id, np.ones(250), with_noise_ceiling=False) for model in models]
+        scores = [one.metrics.correlation_to_average for one in scored]
+        parts = [np.stack([getattr(one, name) for one in made]) for name in ("images", "neurons", "both")]
+        found = compare(np.array(scores), *parts, degrees_of_freedom=49)
+        crossed += found.rank_tier.max() == 2
+        over_neurons += abs(scores[0] - scores[1]) > 1.96 * (parts[1][0] - parts[1][1]).std()
+    assert crossed <= 12  # 5 expected
+    assert over_neurons >= 20
