@@ -180,12 +180,15 @@ def _sums(
 
 def _correlations(weights: NDArray[np.float32], sums: NDArray[np.float32]) -> NDArray[np.float32]:
     """Correlation (rows of weights, neurons) from weights (rows, images) and sums (5, images, neurons)."""
-    r, p, rr, pp, rp = weights @ sums
+    # One product and not five: where other processes keep the cores busy, BLAS threads wait for each other at each product.
+    kinds, images, neurons = sums.shape
+    product = weights @ np.ascontiguousarray(sums.transpose(1, 0, 2)).reshape(images, kinds * neurons)
+    r, p, rr, pp, rp = product.reshape(len(weights), kinds, neurons).transpose(1, 0, 2)
     rp -= r * p
     rr -= np.square(r, out=r)
     pp -= np.square(p, out=p)
     # A variance below 1e-6 of that of the whole sample is rounding: the neuron is constant in this resample.
     varies = np.minimum(rr, pp) > 1e-6
-    product = np.sqrt(np.maximum(rr, 1e-6) * np.maximum(pp, 1e-6))
-    correlations: NDArray[np.float32] = rp / product * varies
+    deviations = np.sqrt(np.maximum(rr, 1e-6) * np.maximum(pp, 1e-6))
+    correlations: NDArray[np.float32] = rp / deviations * varies
     return correlations
