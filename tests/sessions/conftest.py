@@ -102,7 +102,7 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
         template_correlation=np.full(VOLUMES, 0.9, np.float32),
         flagged=flagged,
         footprint_neuron=np.repeat(np.arange(neurons, dtype=np.int32), 2),
-        footprint_pixel=np.arange(2 * neurons, dtype=np.int32) * 24,
+        footprint_pixel=np.arange(2 * neurons, dtype=np.int32) * (SIZE[0] * SIZE[1] // (2 * neurons)),
         footprint_weight=np.full(2 * neurons, 0.5**0.5, np.float32),
         centroids=rng.uniform(0, 16, (neurons, 2)).astype(np.float32),
         fluorescence=traces[0],

@@ -55,6 +55,15 @@ def test_released_responses_are_the_aligned_ones_in_the_secret_order(workspace, 
     np.testing.assert_array_equal(tree["trials/image_id"].values, raw.stimulus.image_id[order])
 
 
+def test_traces_of_planes_follow_each_other(workspace, raw_of, publish, plane_of):
+    planes = [plane_of(1, neurons=70), plane_of(2, neurons=5)]  # the first does not end at a chunk of the store
+    lab = open_dataset(workspace.lab, publish(raw_of(), planes).lab_digest)
+    for name in ("fluorescence", "neuropil", "dff", "activity"):
+        np.testing.assert_array_equal(lab[f"traces/{name}"].values, np.concatenate([getattr(plane, name) for plane in planes]))
+    np.testing.assert_array_equal(lab["neurons/footprint_neuron"].values[-2:], [74, 74])
+    np.testing.assert_array_equal(lab["neurons/plane"].values, np.repeat([0, 1], [70, 5]))
+
+
 def test_trials_at_flagged_frames_and_beyond_the_end_are_rejected_with_a_reason(workspace, raw_of, publish):
     raw = raw_of()
     onset = raw.stimulus.onset.copy()
