@@ -152,7 +152,7 @@ def run_submission(
         checked = fresh / "checked"
         checked.mkdir()
         try:
-            for session in staged.sessions:
+            for session in staged.predicted:
                 name = f"{session.expected.session}.npz"
                 predictions = read_predictions(received / name, session.expected, f"{PREDICTIONS}/{name}")
                 write_predictions(checked / name, predictions)
@@ -161,7 +161,7 @@ def run_submission(
         if outcome.trained:
             os.replace(fresh / STATE, out / STATE)
         os.rename(checked, out / PREDICTIONS)
-    return outcome.model_copy(update={"sessions": [session.expected.session for session in staged.sessions]})
+    return outcome.model_copy(update={"sessions": [session.expected.session for session in staged.predicted]})
 
 
 def predict_images(
@@ -267,7 +267,7 @@ def _run(
         shutil.copyfile(path, job_folder / name)
     for path in (fresh, job_folder, *job_folder.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    each = expected if expected is not None else [session.expected for session in staged.sessions]
+    each = expected if expected is not None else [session.expected for session in staged.predicted]
     files = {f"{PREDICTIONS}/{one.session}.npz": one.largest_file for one in each}
     if expected is None:
         files[STATE] = limits.output_bytes
@@ -335,7 +335,7 @@ def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> Submission
 
 def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:
     """A file of predictions that belongs to no session, most often a misspelt one."""
-    names = {f"{session.expected.session}.npz" for session in staged.sessions}
+    names = {f"{session.expected.session}.npz" for session in staged.predicted}
     for path in sorted(folder.iterdir()):
         if path.name not in names and not path.name.startswith("."):
             return SubmissionError("no such session", where=f"{folder.name}/{path.name}", advice=f"Expected are {', '.join(sorted(names))}")

@@ -94,7 +94,7 @@ def _evaluate(model: Model, staged: Staged, results: ResultWriter) -> None:
         content = io.BytesIO()
         write_arrays(content, dict(model.state()))
         results.file("state.npz", content.getbuffer())
-    for session in staged.sessions:
+    for session in staged.predicted:
         _send(results, model, session.data.description, session.inputs, session.trial_id)
 
 

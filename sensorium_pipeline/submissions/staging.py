@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ INPUTS = ("images", "behavior", "pupil_center")
 
 @dataclass(frozen=True)
 class StagedSession:
-    """A session as a submission gets it: visible trials, and the inputs of the trials to predict with their trial_id (trials,)."""
+    """A session as a submission gets it: visible trials, and the inputs of the trials to predict with their trial_id (trials,).
+
+    A session that serves training alone has no trials to predict.
+    """
 
     data: SessionData
     inputs: TrialInputs
@@ -47,12 +50,17 @@ class Staged:
     track: str
     sessions: tuple[StagedSession, ...]
 
+    @property
+    def predicted(self) -> tuple[StagedSession, ...]:
+        """The sessions that have trials to predict."""
+        return tuple(session for session in self.sessions if len(session.trial_id))
 
-def stage_sessions(sessions: Sequence[StagedSession], track: str, folder: Path) -> None:
+
+def stage_sessions(sessions: Iterable[StagedSession], track: str, folder: Path) -> None:
     """Write sessions to `folder`, unless another process has done so already (name it after the content).
 
     Args:
-        sessions: those of a release that the track may use.
+        sessions: those of a release that the track may use; taken one at a time.
         track: "sensorium" or "sensorium+".
         folder: appears with its files readable by every user of the machine.
     """

@@ -23,9 +23,13 @@ LARGEST_HEADER = 16384
 LARGEST_MESSAGE = 400
 MOST_FRAMES = 100_000
 SECONDS_BETWEEN_PROGRESS = 0.1
-# Progress is shown outside, so it is held to a name and named numbers: "epoch", "loss 1.25, validation 0.31".
-STAGE = re.compile(r"[a-z][a-z _-]{0,31}")
-DETAIL = re.compile(r"([a-z][a-z /_-]{0,23} -?[0-9.e+-]{1,12}( |, |$)){0,4}")
+# Progress is shown outside, so it is held to these words and a few numbers: "epoch 3: loss 1.25, validation 0.31".
+WORD = re.compile(
+    "a|about|at|batch|batches|best|correlation|epoch|epochs|fit|fold|h|images|layer|learning|left|loss|m|mean|member|min|minutes|model|most|"
+    "neurons|of|predicting|preparing|rate|s|score|seconds|seed|session|sessions|stage|step|steps|train|training|trial|trials|validation"
+)
+NUMBER = re.compile(r"[+-]?[0-9]{1,9}([.][0-9]{1,6})?(e[+-]?[0-9]{1,2})?%?")
+MOST_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,14 @@ class ResultReader:
         if not (math.isfinite(done) and math.isfinite(total)) or (now - self._last_progress < SECONDS_BETWEEN_PROGRESS and done < total):
             return
         self._last_progress = now
-        self._progress(
-            Progress(stage if STAGE.fullmatch(stage) else "working", int(done), int(total), detail if DETAIL.fullmatch(detail) else "")
-        )
+        self._progress(Progress(_plain(stage) or "working", int(done), int(total), _plain(detail)))
+
+
+def _plain(text: str) -> str:
+    """The text if it is made of known words and numbers, else nothing: a submission has no say in what is shown."""
+    words = re.split(r"[ ,:;/()=]+", text.strip())
+    plain = len(words) <= MOST_WORDS and all(WORD.fullmatch(word) or NUMBER.fullmatch(word) for word in words if word)
+    return text.strip() if plain else ""
 
 
 def _text(value: object, longest: int) -> str:

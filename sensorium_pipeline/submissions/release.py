@@ -1,0 +1,54 @@
+"""A release as submissions get it: its sessions decoded once and staged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.sessions.catalogue import load_inputs, load_session_data
+from sensorium_pipeline.sessions.release import Release
+from sensorium_pipeline.storage import Store, digest_of, open_dataset
+from sensorium_pipeline.submissions.staging import SCHEMA_VERSION, StagedSession, stage_sessions
+from sensorium_pipeline.training.data import TrialInputs
+
+PREDICTED_TIERS = ("test", "final_test")
+
+
+def stage_release(store: Store, release: Release, track: str, cache: Path, progress: ProgressCallback = silent) -> Path:
+    """Stage the sessions of a release for one track; what is staged already is used again.
+
+    Training uses the visible tiers of every session of the track; predictions are asked for the test tiers of its competition sessions.
+
+    Args:
+        store: the open store.
+        release: which sessions.
+        track: "sensorium" or "sensorium+".
+        cache: folder of this machine; the staged folder is named by what it holds.
+
+    Returns:
+        The staged folder, for `run_submission`.
+
+    Raises:
+        InputError: a session does not fit the track, or lacks trials of the test tiers.
+    """
+    competition = {session.name for session in release.competition_sessions(track)}
+    chosen = release.training_sessions(track)
+    content = [[session.open_digest, session.name in competition] for session in chosen]
+    folder = cache / digest_of({"schema_version": SCHEMA_VERSION, "track": track, "sessions": content})[:32]
+
+    def sessions() -> Iterator[StagedSession]:
+        for done, session in enumerate(chosen):
+            progress(Progress("staging sessions", done, len(chosen), session.name))
+            tree = open_dataset(store, session.open_digest)
+            data = load_session_data(tree, track)
+            if session.name in competition:
+                trial_id, _, inputs = load_inputs(tree, PREDICTED_TIERS, track)
+            else:
+                trial_id = np.empty(0, np.int64)
+                inputs = TrialInputs(data.training.inputs.images[:0])
+            yield StagedSession(data, inputs, trial_id)
+        progress(Progress("staging sessions", len(chosen), len(chosen)))
+
+    stage_sessions(sessions(), track, folder)
+    return folder
