@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.interpolation import bin_frame, gradient_sums
+from sensorium_pipeline.imaging.interpolation import bin_frame, gauss_newton
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _RIGID_VARIANCE = 100.0**2  # px^2: says nothing about the rigid shift
+_BATCH = 16
+_HALVED_FROM = 128
 _COARSE_STEPS = 3
 _FINE_STEPS = 2
+_MODEL_ERROR = 0.01  # of the power of the template
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Spectrum:
         count = np.bincount(index, minlength=bins + 1)[:bins]
         total = np.bincount(index, power.ravel(), minlength=bins + 1)[:bins]
         frequency = (np.arange(bins) + 0.5) * 0.5 / bins
-        return cls(frequency[count > 0], total[count > 0] / count[count > 0])
+        mean = total[count > 0] / count[count > 0]
+        # Weights are its inverse: a movie without noise, or without any power at some frequency, must not make them infinite.
+        return cls(frequency[count > 0], np.maximum(mean, max(1e-6 * float(mean.max()), 1e-12)))
 
     def at(self, radius: Float64) -> Float64:
         """Power at these frequencies (cycles a pixel)."""
@@ -115,7 +120,34 @@ class Level:
         information = 0.5 * (information + information.T)
         values, vectors = np.linalg.eigh(information)
         values = np.maximum(values, 1e-9 * max(values[-1], 1e-30))
-        return cls(template, gradient_y, gradient_x, (vectors * values) @ vectors.T)
+        return cls(np.ascontiguousarray(template), gradient_y, gradient_x, np.ascontiguousarray((vectors * values) @ vectors.T))
+
+    def refine(
+        self,
+        frame: Float32,
+        offset: np.float32,
+        gain: np.float32,
+        field: Float32,
+        posterior: Float64,
+        steps: int,
+        evidence: Float64,
+        statistics: Float64,
+    ) -> None:
+        """See `gauss_newton`."""
+        gauss_newton(
+            frame,
+            offset,
+            gain,
+            field,
+            self.template,
+            self.gradient_y,
+            self.gradient_x,
+            self.information,
+            posterior,
+            steps,
+            evidence,
+            statistics,
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +189,13 @@ class Aligner:
         self.nodes = nodes
         centred = (template - template.mean()).astype(np.float32)
         radius = radial_frequency(height, width)
-        power = Spectrum.of(centred[None]).at(radius)
+        own = Spectrum.of(centred[None])
+        power = own.at(radius)
+
+        def disturbance(frequency: Float64) -> Float64:
+            # However little the noise, interpolation and brightness leave errors in proportion to what is there.
+            return noise.at(frequency) + _MODEL_ERROR * own.at(frequency)
+
         excess = noise.at(radius) / averaged
         wiener = np.maximum(power - excess, 0) / np.maximum(power, 1e-30)
         passed = torch.fft.rfft2(torch.from_numpy(centred)) * torch.from_numpy(wiener.astype(np.float32))
@@ -166,18 +204,23 @@ class Aligner:
         taper = taper_window(height, width)
         smooth = smooth * taper + centred * (1 - taper)
         smooth = np.ascontiguousarray(smooth - smooth.mean(), dtype=np.float32)
-        self.taper = torch.from_numpy(taper)
-        spectrum = torch.fft.rfft2(torch.from_numpy(smooth) * self.taper)
-        weight = torch.from_numpy((1 / noise.at(radius)).astype(np.float32))
-        weight[0, 0] = 0
-        self._matched = spectrum.conj() * weight
-        self._peak = float(torch.fft.irfft2(spectrum * self._matched, s=(height, width))[0, 0])
         self._largest = largest_shift
-        self.fine = Level.of(smooth, noise.at, nodes)
+        self.fine = Level.of(smooth, disturbance, nodes)
         coarse = np.empty((height // 2, width // 2), np.float32)
         bin_frame(smooth, 0, 2, coarse)
-        self.coarse = Level.of(coarse - coarse.mean(), lambda r: noise.at(r / 2) / 4, nodes)
+        self.coarse = Level.of(coarse - coarse.mean(), lambda frequency: disturbance(frequency / 2) / 4, nodes)
         self.correlations = self._node_correlations(smoothness)
+        self._evidence = self._evidence_basis()
+        self._posteriors: dict[tuple[bool, float], Float64] = {}
+        # The rigid shift needs no more than half the resolution where there are pixels enough.
+        self._halving = 2 if min(height, width) >= _HALVED_FROM else 1
+        whole = self.coarse.template if self._halving == 2 else self.fine.template
+        self._taper = torch.from_numpy(taper_window(*whole.shape))
+        spectrum = torch.fft.rfft2(torch.from_numpy(whole) * self._taper)
+        weight = 1 / disturbance(radial_frequency(*whole.shape) / self._halving)
+        weight[0, 0] = 0
+        self._matched = spectrum.conj() * torch.from_numpy(weight.astype(np.float32))
+        self._peak = float(torch.fft.irfft2(spectrum * self._matched, s=whole.shape)[0, 0])
 
     def _node_correlations(self, smoothness: float) -> Float64:
         sides = [np.linspace(0, length - 1, count) for length, count in zip(self.shape, self.nodes, strict=True)]
@@ -188,18 +231,33 @@ class Aligner:
 
     def _prior(self, variance: float) -> Float64:
         count = self.correlations.shape[0]
-        return np.kron(np.eye(2), variance * self.correlations + _RIGID_VARIANCE * np.ones((count, count)))
+        return np.asarray(np.kron(np.eye(2), variance * self.correlations + _RIGID_VARIANCE * np.ones((count, count))))
 
-    def _posterior(self, information: Float64, variance: float) -> Float64:
-        prior = self._prior(variance)
-        return prior @ np.linalg.inv(np.eye(len(prior)) + information @ prior)
+    def _posterior(self, level: Level, variance: float) -> Float64:
+        """Covariance of the field given the pixels of a level and the prior, px^2 of that level."""
+        key = (level is self.coarse, variance)
+        if key not in self._posteriors:
+            prior = self._prior(variance)
+            self._posteriors[key] = np.ascontiguousarray(prior @ np.linalg.inv(np.eye(len(prior)) + level.information @ prior))
+        return self._posteriors[key]
 
     def rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
         """Shifts (n, 2) px to about a tenth of a pixel, gains (n,) and whether the peak lies at the end of the range, by correlation."""
-        height, width = self.shape
-        reach_y, reach_x = self._largest
+        # A few frames at a time stay in the processor's cache, and memory is used again rather than asked for anew.
+        parts = [self._rigid(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
+        shifts, gain, at_bound = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return shifts, gain, at_bound
+
+    def _rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        height, width = self._taper.shape
+        reach_y, reach_x = (max(reach // self._halving, 1) for reach in self._largest)
+        if self._halving == 2:
+            small = np.empty((len(frames), height, width), np.float32)
+            for frame, half in zip(frames, small, strict=True):
+                bin_frame(frame, 0, 2, half)
+            frames = small
         stack = torch.from_numpy(frames)
-        stack = (stack - stack.mean((1, 2), keepdim=True)) * self.taper
+        stack = (stack - stack.mean((1, 2), keepdim=True)) * self._taper
         surface = torch.fft.irfft2(torch.fft.rfft2(stack) * self._matched, s=(height, width))
         near = torch.cat([surface[:, -reach_y:], surface[:, : reach_y + 1]], 1)
         near = torch.cat([near[:, :, -reach_x:], near[:, :, : reach_x + 1]], 2)
@@ -217,7 +275,7 @@ class Aligner:
         part_y = vertex(near[each, (row - 1).clamp(0), column], near[each, (row + 1).clamp(max=last_row), column])
         part_x = vertex(near[each, row, (column - 1).clamp(0)], near[each, row, (column + 1).clamp(max=last_column)])
         part_y, part_x = part_y * ~at_bound, part_x * ~at_bound
-        shifts = torch.stack([row - reach_y + part_y, column - reach_x + part_x], 1)
+        shifts = torch.stack([row - reach_y + part_y, column - reach_x + part_x], 1) * self._halving
         gain = (top / self._peak).clamp(0.2, 5.0)
         return shifts.float().numpy(), gain.float().numpy(), at_bound.numpy()
 
@@ -241,67 +299,56 @@ class Aligner:
         fields = np.repeat(shifts[:, None, None, :], self.nodes[0], 1).repeat(self.nodes[1], 2).astype(np.float32)
         measured = np.empty((count, 2 * self.nodes[0] * self.nodes[1]))
         first = start_variance if variance is None else variance
-        coarse_gain, fine_gain = self._posterior(self.coarse.information, first / 4), self._posterior(self.fine.information, first)
+        coarse_gain, fine_gain = self._posterior(self.coarse, first / 4), self._posterior(self.fine, first)
 
         def refine(span: range) -> None:
-            half = np.empty(self.coarse.template.shape, np.float32)
+            half, statistics = np.empty(self.coarse.template.shape, np.float32), np.empty(6)
             for n in span:
                 bin_frame(frames[n], 0, 2, half)
-                field = fields[n] / 2
-                for _ in range(_COARSE_STEPS):
-                    field = self._step(self.coarse, half, offset[n], gain[n], field, coarse_gain)[0]
-                field = field * 2
-                for _ in range(_FINE_STEPS):
-                    field, measured[n], _ = self._step(self.fine, frames[n], offset[n], gain[n], field, fine_gain)
-                fields[n] = field
+                fields[n] /= 2
+                self.coarse.refine(half, offset[n], gain[n], fields[n], coarse_gain, _COARSE_STEPS, measured[n], statistics)
+                fields[n] *= 2
+                self.fine.refine(frames[n], offset[n], gain[n], fields[n], fine_gain, _FINE_STEPS, measured[n], statistics)
 
         share(refine, count, pool, threads)
         if variance is None:
             telling = ~at_bound if use is None else ~at_bound & use
             variance = self.deviation_variance(measured[telling]) if telling.any() else 0.0
-        final = self._posterior(self.fine.information, variance)
+        final = self._posterior(self.fine, variance)
+        start = (measured @ final.T).reshape(count, 2, *self.nodes).transpose(0, 2, 3, 1)
         correlation = np.empty(count, np.float32)
 
         def finish(span: range) -> None:
+            unused, statistics = np.empty_like(measured[0]), np.empty(6)
             for n in span:
-                field = self._as_field(final @ measured[n])
-                fields[n], _, correlation[n] = self._step(self.fine, frames[n], offset[n], gain[n], field, final)
+                fields[n] = start[n]
+                self.fine.refine(frames[n], offset[n], gain[n], fields[n], final, 1, unused, statistics)
+                correlation[n] = _pearson(statistics)
 
         share(finish, count, pool, threads)
         return Alignments(fields, correlation, gain, at_bound, variance)
 
-    def _as_field(self, vector: Float64) -> Float32:
-        return np.ascontiguousarray(vector.reshape(2, *self.nodes).transpose(1, 2, 0), dtype=np.float32)
+    def _evidence_basis(self) -> tuple[Float64, Float64]:
+        """Directions (2 nodes, n) of the evidence without its rigid part, of unit noise, and how much of the prior each one sees.
 
-    def _step(
-        self, level: Level, frame: Float32, offset: np.float32, gain: np.float32, field: Float32, posterior: Float64
-    ) -> tuple[Float32, Float64, np.float32]:
-        """One Gauss-Newton step: the new field, the evidence (information x field that the pixels alone ask for) and the correlation."""
-        sums, statistics = np.empty((*self.nodes, 2)), np.empty(6)
-        gradient_sums(frame, offset, gain, field, level.template, level.gradient_y, level.gradient_x, sums, statistics)
-        evidence = level.information @ field.transpose(2, 0, 1).ravel().astype(np.float64) - sums.transpose(2, 0, 1).ravel()
-        return self._as_field(posterior @ evidence), evidence, _pearson(statistics)
-
-    def deviation_variance(self, evidence: Float64) -> float:
-        """Variance (px^2) of the non-rigid part under which the evidence (n, 2 nodes) of some frames is most likely.
-
-        In the eigenbasis of the prior seen through the pixels, what the pixels ask for has variance 1 + variance x eigenvalue.
+        In this basis what the pixels ask for has variance 1 + variance x strength.
         """
-        information = self.fine.information
-        values, vectors = np.linalg.eigh(information)
-        half = (vectors / np.sqrt(values)) @ vectors.T
-        white = evidence @ half  # unit noise
-        root = (vectors * np.sqrt(values)) @ vectors.T
+        values, vectors = np.linalg.eigh(self.fine.information)
+        whitening, root = (vectors / np.sqrt(values)) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T
         count = self.correlations.shape[0]
-        # Take the rigid part out of data and prior: project off the two directions in which all nodes move alike.
+        # Project off the two directions in which all nodes move alike.
         rigid, _ = np.linalg.qr(root @ np.kron(np.eye(2), np.ones((count, 1))))
         others = np.eye(2 * count) - rigid @ rigid.T
-        expected = others @ root @ np.kron(np.eye(2), self.correlations) @ root @ others
-        strength, directions = np.linalg.eigh(expected)
+        strength, directions = np.linalg.eigh(others @ root @ np.kron(np.eye(2), self.correlations) @ root @ others)
         use = strength > 1e-6 * strength[-1]
-        power = ((white @ directions[:, use]) ** 2).mean(0)
+        return whitening @ directions[:, use], strength[use]
+
+    def deviation_variance(self, evidence: Float64) -> float:
+        """Variance (px^2) of the non-rigid part under which the evidence (n, 2 nodes) of some frames is most likely."""
+        directions, strength = self._evidence
+        power = ((evidence @ directions) ** 2).mean(0)
         candidates = np.concatenate([[0.0], np.geomspace(1e-5, 100.0, 141)])
-        spread = 1 + candidates[:, None] * strength[use][None]
+        spread = 1 + candidates[:, None] * strength[None]
         cost = (np.log(spread) + power[None] / spread).sum(1)
         return float(candidates[int(np.argmin(cost))])
 
@@ -309,11 +356,12 @@ class Aligner:
 def lowest_plausible(correlation: Float32) -> float:
     """Correlation below which a frame does not show what the template shows, given those of frames from all over the recording.
 
-    Six robust standard deviations below the median; and where many frames are bad, so that these say nothing, half of what good ones reach.
+    Six robust standard deviations and a fifth below the median; or, where many frames are bad and these say little, half of what good
+    ones reach.
     """
     middle = float(np.median(correlation))
     spread = 1.4826 * float(np.median(np.abs(correlation - middle)))
-    return max(middle - 6 * max(spread, 0.01), 0.5 * float(np.quantile(correlation, 0.9)))
+    return max(min(middle - 6 * spread, 0.8 * middle), 0.5 * float(np.quantile(correlation, 0.9)))
 
 
 def _pearson(statistics: Float64) -> np.float32:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,10 +51,12 @@ class CorrectedMovie:
 class CorrectedMovieWriter:
     """Writes a corrected movie beside its final place and puts it there when all frames have come; otherwise nothing is left.
 
+    Writing happens on a thread of its own, while the caller fills the other one of two buffers.
+
     Args:
         path: where the movie will be.
         frames, height, width: its shape.
-        dtype: float32, or an integer type to which frames are rounded and clipped.
+        dtype: type of its pixels.
     """
 
     def __init__(self, path: Path, frames: int, height: int, width: int, dtype: np.dtype[Any]) -> None:
@@ -61,40 +64,60 @@ class CorrectedMovieWriter:
         self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self._file: IO[bytes] | None = None
         self._written = 0
+        self._buffers = [np.empty((0, height, width), dtype)] * 2
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> Self:
         try:
             self.movie.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = self._partial.open("wb", buffering=0)
         except OSError as error:
             raise self._error(error) from error
         return self
 
+    def buffer(self, frames: int) -> Frames:
+        """An array (frames, y, x) to fill and hand to `write`; its content is free to change again after the next `write`."""
+        spare = self._buffers.pop(0)
+        if len(spare) < frames:
+            spare = np.empty((frames, *spare.shape[1:]), spare.dtype)
+        self._buffers.append(spare)
+        return spare[:frames]
+
     def write(self, frames: Frames) -> None:
-        """Append frames (n, y, x) that already have the movie's type.
+        """Append the frames in a `buffer`; returns when the frames before them are written.
 
         Raises:
             PlatformError: the disk is full or the file cannot be written.
         """
-        if self._file is None or frames.dtype != self.movie.dtype:
-            raise PlatformError("frames of another type, or before the file was opened", where=self.movie.path)
-        try:
-            self._file.write(np.ascontiguousarray(frames).data)
-        except OSError as error:
-            raise self._error(error) from error
+        self._wait()
+        self._pending = self._thread.submit(self._write, frames)
         self._written += len(frames)
 
+    def _write(self, frames: Frames) -> None:
+        rest = memoryview(frames.data).cast("B")
+        while rest and self._file is not None:
+            rest = rest[self._file.write(rest) :]
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            try:
+                self._pending.result()
+            except OSError as error:
+                raise self._error(error) from error
+            finally:
+                self._pending = None
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is None:
-            return
         try:
-            self._file.close()
+            if kind is None:
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            if self._file is not None:
+                self._file.close()
             if kind is None and self._written == self.movie.frames:
                 self._partial.replace(self.movie.path)
-        except OSError as failed:
-            if kind is None:
-                raise self._error(failed) from failed
-        finally:
             self._partial.unlink(missing_ok=True)
 
     def _error(self, error: OSError) -> PlatformError:

@@ -163,6 +163,38 @@ def gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, 
             statistics[5] += total_ft
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def gauss_newton(frame, offset, gain, field, template, gradient_y, gradient_x, information, posterior, steps, evidence, statistics):  # type: ignore[no-untyped-def]
+    """Move `field` (rows, columns, 2), in place, by Gauss-Newton steps towards where the frame shows the template.
+
+    Args:
+        information: (2 nodes, 2 nodes) float64, y of all nodes before x: what the pixels alone say.
+        posterior: (2 nodes, 2 nodes) float64, covariance of the field given pixels and prior.
+        evidence: (2 nodes,) float64, overwritten: information x the field that the pixels alone ask for, as of the last step.
+        statistics: see `gradient_sums`; before the last step.
+    """
+    rows, columns = field.shape[0], field.shape[1]
+    count = rows * columns
+    sums = np.empty((rows, columns, 2))
+    for _ in range(steps):
+        gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, sums, statistics)
+        for a in range(2 * count):
+            total = 0.0
+            for n in range(count):
+                total += (
+                    information[a, n] * field[n // columns, n % columns, 0]
+                    + information[a, count + n] * field[n // columns, n % columns, 1]
+                )
+            n = a % count
+            evidence[a] = total - sums[n // columns, n % columns, a // count]
+        for a in range(2 * count):
+            total = 0.0
+            for n in range(2 * count):
+                total += posterior[a, n] * evidence[n]
+            n = a % count
+            field[n // columns, n % columns, a // count] = total
+
+
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _warp_run(above, upper, lower, below, shift_y, slope_y, shift_x, slope_x, corrected):  # type: ignore[no-untyped-def]
     """One run of a row of which every pixel has the same four rows above and below and the same offset along the row.
@@ -254,6 +286,15 @@ def warp_frame(padded, field, corrected):  # type: ignore[no-untyped-def]
                             corrected[y, x + k : x + k + 1],
                         )
                 x += run
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def round_frame(frame, rounded):  # type: ignore[no-untyped-def]
+    """Round a frame (y, x) float32 to int16, clipped to its range."""
+    low, high = np.float32(-32768), np.float32(32767)
+    for y in range(frame.shape[0]):
+        for x in range(frame.shape[1]):
+            rounded[y, x] = np.int16(np.rint(min(max(frame[y, x], low), high)))
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.alignment import share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
-from sensorium_pipeline.imaging.interpolation import PADDING, accumulate, bin_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.interpolation import PADDING, accumulate, bin_frame, prepare_frame, round_frame, warp_frame
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
 from sensorium_pipeline.imaging.template import Template, build_template
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
@@ -152,6 +152,7 @@ class _Correction:
         height, width = movie.height, movie.width
         self.factor = 2 if min(height, width) >= _BINNED_FROM else 1
         self.nodes = (max(round(height / parameters.block_size), 1) + 1, max(round(width / parameters.block_size), 1) + 1)
+        self.chunk = min(int(np.clip(_CHUNK_BYTES // (height * width * 4), 16, 256)), movie.frames)
         sample = self._sample(parameters.template_frames)
         self.raster_phase = estimate_raster_phase(sample.mean(0, dtype=np.float64)) if bidirectional else 0.0
         reach = (
@@ -169,10 +170,13 @@ class _Correction:
         )
         self.variance = None if parameters.non_rigid else 0.0
         fields = self.template.sample.fields * self.factor
-        moved = np.empty((len(sample), height, width), np.float32)
-        self._warp(sample, fields, moved)
         fine = self.template.sample.correlation >= self.template.lowest_correlation
-        self.image = moved[fine if fine.any() else slice(None)].mean(0, dtype=np.float64).astype(np.float32)
+        mean, moved = _Summary((height, width), pool, threads), np.empty((16, height, width), np.float32)
+        for start in range(0, len(sample), 16):
+            part = slice(start, start + 16)
+            self._warp(sample[part], fields[part], moved)
+            mean.add(moved[: len(sample[part])], fine[part])
+        self.image = mean.images()[0]
         self.dtype = _stored_type(sample)
 
     def _sample(self, count: int) -> Frames:
@@ -193,10 +197,11 @@ class _Correction:
             )
         return np.stack(kept)
 
-    def _binned(self, raw: Frames) -> Float32:
-        """Frames (n, y, x) at the scale of alignment, raster phase corrected."""
+    def _binned(self, raw: Frames, binned: Float32 | None = None) -> Float32:
+        """Frames (n, y, x) at the scale of alignment, raster phase corrected, in the first part of `binned` where that is given."""
         height, width = self.movie.height, self.movie.width
-        binned = np.empty((len(raw), height // self.factor, width // self.factor), np.float32)
+        if binned is None:
+            binned = np.empty((len(raw), height // self.factor, width // self.factor), np.float32)
 
         def work(span: range) -> None:
             padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
@@ -205,17 +210,21 @@ class _Correction:
                 bin_frame(padded, PADDING, self.factor, binned[n])
 
         share(work, len(raw), self.pool, self.threads)
-        return binned
+        return binned[: len(raw)]
 
-    def _warp(self, raw: Frames, fields: Float32, moved: Float32) -> None:
-        """Undo the displacement of frames (n, y, x), into `moved`."""
+    def _warp(self, raw: Frames, fields: Float32, moved: Frames) -> None:
+        """Undo the displacement of frames (n, y, x), into `moved`, float32 or rounded to int16."""
         height, width = self.movie.height, self.movie.width
 
         def work(span: range) -> None:
-            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            padded, exact = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32), np.empty((height, width), np.float32)
             for n in span:
                 prepare_frame(raw[n], self.raster_phase, padded)
-                warp_frame(padded, fields[n], moved[n])
+                if moved.dtype == np.float32:
+                    warp_frame(padded, fields[n], moved[n])
+                else:
+                    warp_frame(padded, fields[n], exact)
+                    round_frame(exact, moved[n])
 
         share(work, len(raw), self.pool, self.threads)
 
@@ -226,24 +235,27 @@ class _Correction:
         correlation, reason = np.zeros(movie.frames, np.float32), np.full(movie.frames, FINE, dtype="<U40")
         before, after = _Summary(shape, self.pool, self.threads), _Summary(shape, self.pool, self.threads)
         last_good: Float32 | None = None
+        # Kept from chunk to chunk: asking the system for fresh memory costs more than the arithmetic done in it.
+        binned = np.empty((self.chunk, movie.height // self.factor, movie.width // self.factor), np.float32)
         with CorrectedMovieWriter(path, movie.frames, *shape, self.dtype) as writer:
             for start, raw in self._chunks():
                 stop = start + len(raw)
                 reason[start:stop] = _condition(raw)
                 usable = reason[start:stop] == FINE
                 seen = raw if usable.all() else np.where((reason[start:stop] == NOT_FINITE)[:, None, None], 0, raw)
-                found = self.template.aligner.align(self._binned(seen), self.pool, self.threads, variance=self.variance, use=usable)
+                found = self.template.aligner.align(self._binned(seen, binned), self.pool, self.threads, variance=self.variance, use=usable)
                 fields[start:stop], correlation[start:stop] = found.fields * self.factor, np.where(usable, found.correlation, 0)
                 reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
                 reason[start:stop][usable & found.at_bound] = OUT_OF_RANGE
                 good = reason[start:stop] == FINE
                 last_good = _bridge(fields[start:stop], good, last_good)
-                moved = np.empty((len(raw), *shape), np.float32)
+                moved = writer.buffer(len(raw))
                 self._warp(seen, fields[start:stop], moved)
-                moved[reason[start:stop] == NOT_FINITE] = self.image
+                for n in np.flatnonzero(reason[start:stop] == NOT_FINITE):
+                    moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
                 before.add(raw, good)
                 after.add(moved, good)
-                writer.write(_stored(moved, self.dtype))
+                writer.write(moved)
                 rate = stop / max(time.perf_counter() - started, 1e-9)
                 self.progress(Progress("motion", stop, movie.frames, f"{rate:.0f} frames/s"))
         weights = np.outer(*(_node_weights(count) for count in self.nodes))
@@ -274,7 +286,7 @@ class _Correction:
     def _chunks(self) -> Iterator[tuple[int, Frames]]:
         """Chunks of raw frames with their first frame's number; the next one is read while the last one is worked on."""
         movie = self.movie
-        length = int(np.clip(_CHUNK_BYTES // (movie.height * movie.width * 4), 16, 256))
+        length = self.chunk
         with ThreadPoolExecutor(1) as reader:
 
             def read(start: int) -> Frames:
@@ -341,15 +353,6 @@ def _stored_type(sample: Frames) -> np.dtype[Any]:
         return np.dtype("<f4")
     rough = np.diff(sample[: min(len(sample), 20)].astype(np.float32), axis=0) if len(sample) > 1 else np.zeros(1)
     return np.dtype("<i2") if rough.std() / np.sqrt(2) >= 2.0 else np.dtype("<f4")
-
-
-def _stored(frames: Float32, dtype: np.dtype[Any]) -> Frames:
-    if dtype.kind != "i":
-        return frames
-    np.rint(frames, out=frames)
-    limits = np.iinfo(dtype)
-    np.clip(frames, limits.min, limits.max, out=frames)
-    return frames.astype(dtype)
 
 
 def _bridge(fields: Float32, good: NDArray[np.bool_], last_good: Float32 | None) -> Float32 | None:

@@ -12,7 +12,7 @@ from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare
 Float32 = NDArray[np.float32]
 
 _SEED_FRAMES = 20
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import scipy.fft
+from scipy.ndimage import gaussian_filter
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 300 + 600 * gaussian_filter(rng.standard_normal((height, width)), 1.5) / 0.2
+
+
+def displace_odd_lines(image: np.ndarray, phase: float) -> np.ndarray:
+    """Content of odd lines moved towards larger x by the shift theorem, exactly."""
+    moved = image.copy()
+    frequency = np.arange(image.shape[1] // 2 + 1) / image.shape[1]
+    spectrum = scipy.fft.rfft(image[1::2], axis=1) * np.exp(-2j * np.pi * frequency * phase)
+    moved[1::2] = scipy.fft.irfft(spectrum, n=image.shape[1], axis=1)
+    return moved
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3, -0.75, 1.5, -4.2])
+@pytest.mark.parametrize("shape", [(128, 128), (101, 170), (64, 512)])
+def test_finds_a_known_phase(phase: float, shape: tuple[int, int]) -> None:
+    noisy = displace_odd_lines(scene(*shape), phase) + np.random.default_rng(1).normal(0, 10, shape)
+    assert estimate_raster_phase(noisy) == pytest.approx(phase, abs=0.06)
+
+
+def test_says_nothing_where_there_is_nothing() -> None:
+    assert estimate_raster_phase(np.full((64, 64), 7.0)) == 0.0
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 64)), np.zeros((64, 4)), np.full((64, 64), np.nan)])
+def test_refuses_what_has_no_phase(image: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        estimate_raster_phase(image)
