@@ -27,7 +27,7 @@ def parse_value(text: str) -> Value:
         return text == "true"
     if text.startswith("'") and text.endswith("'") and len(text) >= 2:
         return text[1:-1]
-    if text[:1] in "[{" and text[-1:] in "]}":
+    if text.startswith(("[", "{")) and text.endswith(("]", "}")):
         return [parse_value(part) for part in re.findall(r"'[^']*'|[^\s,;\[\]{}]+", text[1:-1])]
     try:
         return float(text)

@@ -135,7 +135,7 @@ def write_sync(
         for name, signal in lines.items():
             analog = name.startswith("analog")
             packing = {} if analog else {"compression": "gzip", "compression_opts": 1}
-            data = file.create_dataset(name, (samples,), np.int16 if analog else np.uint8, chunks=(_CHUNK,), **packing)
+            data = file.create_dataset(name, (samples,), np.int16 if analog else np.uint8, chunks=(min(_CHUNK, samples),), **packing)
             for start in range(0, samples, _CHUNK):
                 stop = min(samples, start + _CHUNK)
                 data[start:stop] = signal(np.arange(start, stop) / SAMPLE_RATE)

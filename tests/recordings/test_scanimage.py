@@ -1,0 +1,188 @@
+"""ScanImage recordings: written as ScanImage does, read plane by plane, and every kind of damage named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings import tiff
+from sensorium_pipeline.recordings.scanimage import open_scanimage
+from sensorium_pipeline.recordings.scanimage_header import parse_value
+from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, fields_text, header_text
+
+SHAPE = (6, 10)
+
+
+def write(folder: Path, frames: np.ndarray, *, pages_per_file: int = 40, stem: str = "scan", **changes: object) -> list[Path]:
+    """Frames (volumes, frames of a volume, channels, y, x) as a recording of two planes."""
+    volumes, per_volume, channels = frames.shape[:3]
+    options: dict = {
+        "channels": list(range(1, channels + 1)),
+        "planes": 2,
+        "frames_per_volume": per_volume,
+        "depths": [200, 225],
+        "volume_rate": 8.0,
+        "line_period": 1e-3,
+        "bidirectional": True,
+        "lines": SHAPE[0],
+        "pixels": SHAPE[1],
+        "pixel_size": 1.5,
+        "volumes": volumes,
+    } | changes
+    folder.mkdir(exist_ok=True)
+    header, fields = header_text(**options), fields_text(*SHAPE, [200, 225])
+    with ScanImageWriter(folder, stem, SHAPE, header, fields, pages_per_file=pages_per_file, channels=channels) as writer:
+        stamps = np.repeat(np.arange(volumes * per_volume) / (8.0 * per_volume), channels)
+        writer.write(frames.reshape(-1, *SHAPE), stamps)
+    return sorted(folder.glob("*.tif"))
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(5).integers(-300, 3000, (30, 3, 2, *SHAPE)).astype(np.int16)
+
+
+def test_planes_and_channels_come_apart_across_files(tmp_path: Path, frames: np.ndarray) -> None:
+    files = write(tmp_path, frames)  # 180 pages in files of 40: files end inside volumes
+    assert len(files) == 5
+    recording = open_scanimage(files[::-1])
+    assert (recording.volumes, recording.frames, recording.header.planes) == (30, 90, 2)
+    assert recording.header.pixel_size == pytest.approx((1.5, 1.5))
+    assert recording.header.depths == (200, 225)
+    for plane in range(2):
+        for channel in range(2):  # the third frame of a volume is flyback
+            np.testing.assert_array_equal(recording.plane(plane, channel).read(0, 30), frames[:, plane, channel])
+    np.testing.assert_array_equal(recording.plane(1).read(13, 14), frames[13:14, 1, 0])
+    np.testing.assert_allclose(recording.frame_timestamps(), np.arange(90) / 24, atol=1e-8)
+
+
+def test_tifffile_reads_the_same(tmp_path: Path, frames: np.ndarray) -> None:
+    files = write(tmp_path, frames, pages_per_file=1000)
+    with tifffile.TiffFile(files[0]) as file:
+        assert file.is_bigtiff
+        assert file.is_scanimage
+        metadata = file.scanimage_metadata
+        assert metadata["FrameData"]["SI.hStackManager.zs"] == [200, 225]
+        assert metadata["RoiGroups"]["imagingRoiGroup"]["rois"]["scanfields"]["pixelResolutionXY"] == [10, 6]
+        np.testing.assert_array_equal(file.asarray().reshape(frames.shape), frames)
+
+
+def test_even_pages_are_found_without_a_walk(tmp_path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write(tmp_path, frames, pages_per_file=1000)
+    with files[0].open("rb") as file:
+        reader = tiff._Reader(file.fileno(), files[0])
+        walked = tiff._walk(reader, reader.page(reader.start(), "page 0"))
+    parsed: list[int] = []
+    page = tiff._Reader.page
+    monkeypatch.setattr(tiff._Reader, "page", lambda self, directory, name: parsed.append(directory) or page(self, directory, name))
+    table = tiff.read_page_table(files[0])
+    assert len(parsed) < 8
+    np.testing.assert_array_equal(table.directories, walked.directories)
+    np.testing.assert_array_equal(table.data_offsets, walked.data_offsets)
+
+
+def test_missing_files_are_named(tmp_path: Path, frames: np.ndarray) -> None:
+    files = write(tmp_path, frames)
+    with pytest.raises(InputError, match=r"scan_00004.tif.*frameNumbers jump from 40 to 61.*after scan_00002.tif") as caught:
+        open_scanimage([*files[:2], *files[3:]])
+    assert caught.value.exit_code == 1
+    with pytest.raises(InputError, match="first file of the recording is missing"):
+        open_scanimage(files[1:])
+    doubled = tmp_path / "scan_00009.tif"
+    doubled.write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match="comes again"):
+        open_scanimage([*files, doubled])
+    with pytest.raises(InputError, match="no scan files"):
+        open_scanimage([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lines": 8}, "frames are 6 x 10 pixels, and SI.hRoiManager says 8 lines of 10"),
+        ({"channels": [1]}, "channelSave"),
+        ({"channels": [1, 2, 3, 4, 5, 6, 7]}, "no multiple of the 7 channels"),
+        ({"frames_per_volume": 4, "volume_rate": 6.0}, None),  # fewer volumes than planned is a scan that was stopped
+        ({"frames_per_volume": 1}, "fewer than 2 slices"),
+        ({"volume_rate": 0.0}, "scanFrameRate is 0.0, not a positive number"),
+        ({"volumes": 12}, "30 volumes, and the header's SI.hStackManager.actualNumVolumes says 12"),
+        ({"line_period": float("nan")}, "linePeriod"),
+    ],
+)
+def test_frames_that_do_not_match_the_header(tmp_path: Path, frames: np.ndarray, changes: dict, message: str | None) -> None:
+    files = write(tmp_path, frames, pages_per_file=1000, **changes)
+    if message is None:
+        assert open_scanimage(files).volumes == 22
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        open_scanimage(files)
+    assert str(tmp_path) in caught.value.where
+
+
+def test_files_of_two_recordings(tmp_path: Path, frames: np.ndarray) -> None:
+    files = write(tmp_path / "a", frames)
+    others = write(tmp_path / "b", frames, line_period=2e-3)
+    with pytest.raises(InputError, match=r"differs from that of scan_00001.tif in line_period"):
+        open_scanimage([*files[:1], *others[1:]])
+
+
+def test_lost_frames_inside_a_file(tmp_path: Path, frames: np.ndarray) -> None:
+    (path,) = write(tmp_path, frames, pages_per_file=1000)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"frameNumbers = 90\n", b"frameNumbers = 95\n"))
+    with pytest.raises(InputError, match="90 frames, and their frameNumbers go from 1 to 95"):
+        open_scanimage([path])
+    path.write_bytes(raw.replace(b"frameNumbers = 45\n", b"frameNumbers = 44\n"))
+    with pytest.raises(InputError, match="frame 44 at"):
+        open_scanimage([path]).frame_timestamps()
+
+
+def test_a_tiff_of_another_program(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "plain.tif", np.zeros((5, *SHAPE), np.int16))
+    with pytest.raises(InputError, match="no ScanImage header"):
+        open_scanimage([tmp_path / "plain.tif"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3.0),
+        ("true", True),
+        ("'GG'", "GG"),
+        ("[1;2]", [1.0, 2.0]),
+        ("[-1 2;3 4]", [-1.0, 2.0, 3.0, 4.0]),
+        ("{'a b' 2}", ["a b", 2.0]),
+        ("[]", []),
+        ("", ""),
+    ],
+)
+def test_values_in_matlab_spelling(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+def test_corrupted_files_end_in_input_errors(tmp_path: Path, frames: np.ndarray) -> None:
+    """Bytes changed at random, mostly where the structure is, and files cut anywhere: an `InputError` or frames, nothing else."""
+    (path,) = write(tmp_path, frames[:8], pages_per_file=1000)
+    whole = path.read_bytes()
+    structure = whole.index(b"frameNumbers") + 400
+    generator = np.random.default_rng(11)
+    refused = named = 0
+    for trial in range(150):
+        raw = bytearray(whole)
+        if trial % 5 == 0:
+            raw = raw[: int(generator.integers(len(raw)))]
+        for _ in range(int(generator.integers(1, 6)) if len(raw) else 0):
+            limit = min(structure, len(raw)) if trial % 2 else len(raw)
+            raw[int(generator.integers(limit))] = int(generator.integers(256))
+        path.write_bytes(raw)
+        try:
+            recording = open_scanimage([path])
+            recording.plane(0).read(0, recording.volumes)
+            recording.frame_timestamps()
+        except InputError as error:
+            named += str(tmp_path) in error.where
+            refused += 1
+    assert refused > 40
+    assert named == refused

@@ -1,0 +1,210 @@
+"""Every bad raw session ends in one error that names the file and the field and says what to do."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings import SimulationParameters, describe, open_session, simulate_recording
+
+
+def replace(path: Path, pattern: str, text: str) -> None:
+    before = path.read_text()
+    after = re.sub(pattern, text, before, count=1, flags=re.MULTILINE)
+    assert after != before
+    path.write_text(after)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(path: Path, name: str, values: object) -> None:
+    with h5py.File(path, "a") as file:
+        if name in file.attrs:
+            file.attrs[name] = values
+            return
+        del file[name]
+        if values is not None:
+            file[name] = values
+
+
+def last_tiff(raw: Path) -> Path:
+    return sorted((raw / "scans").glob("*.tif"))[-1]
+
+
+def shift_onset(raw: Path, row: int, seconds: float) -> None:
+    """Move a presentation and all after it in the stimulus machine's log."""
+    path = raw / "stimulus/presentations.csv"
+    lines = path.read_text().splitlines()
+    for index in range(2 + row, len(lines)):
+        image, onset, offset = lines[index].split(",")
+        lines[index] = f"{image},{float(onset) + seconds},{float(offset) + seconds}"
+    path.write_text("\n".join(lines))
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    # what is done to the session: (how, file named, message)
+    "no session.toml": (lambda raw: (raw / "session.toml").unlink(), "session.toml", "is missing"),
+    "not toml": (lambda raw: (raw / "session.toml").write_text("[session"), "session.toml", "is not TOML"),
+    "no animal": (lambda raw: replace(raw / "session.toml", "^animal.*$", ""), "session.toml", "session.animal: Field required"),
+    "animal is text": (lambda raw: replace(raw / "session.toml", "^animal = .*$", 'animal = "x"'), "session.toml", "session.animal"),
+    "negative scan": (lambda raw: replace(raw / "session.toml", "^scan = .*$", "scan = -1"), "session.toml", "session.scan"),
+    "no indicator": (lambda raw: replace(raw / "session.toml", "^indicator.*$", ""), "session.toml", "recording.indicator: Field required"),
+    "depths": (
+        lambda raw: replace(raw / "session.toml", "^plane_depths.*$", "plane_depths = [1]"),
+        "session.toml",
+        "recording.plane_depths",
+    ),
+    "unknown track": (lambda raw: replace(raw / "session.toml", "sensorium\\+", "sensorium2"), "session.toml", "release.track"),
+    "unknown role": (lambda raw: replace(raw / "session.toml", "competition", "closed"), "session.toml", "release.role"),
+    "no track": (lambda raw: replace(raw / "session.toml", "^track.*$", ""), "session.toml", "release.track is missing"),
+    "open with a track": (lambda raw: replace(raw / "session.toml", "competition", "open"), "session.toml", "release.track is given"),
+    "no scans": (lambda raw: shutil.rmtree(raw / "scans"), "scans", "holds no .tif files"),
+    "last scan file missing": (lambda raw: last_tiff(raw).unlink(), "sync.h5", "frame_clock counts"),
+    "scan file cut off": (lambda raw: cut(last_tiff(raw)), ".tif", "is cut off"),
+    "scan file empty": (lambda raw: last_tiff(raw).write_bytes(b""), ".tif", "is empty"),
+    "no stimulus table": (lambda raw: (raw / "stimulus/presentations.csv").unlink(), "presentations.csv", "is missing"),
+    "unknown image": (
+        lambda raw: replace(raw / "stimulus/presentations.csv", r"^\d+,(?=.*\n\Z)", "777777,"),
+        "presentations.csv",
+        r"image_id: 1 images are not in images.csv \(777777\)",
+    ),
+    "onset column missing": (
+        lambda raw: replace(raw / "stimulus/presentations.csv", "onset", "begin"),
+        "presentations.csv",
+        "lacks the column 'onset'",
+    ),
+    "onset is no number": (
+        lambda raw: replace(raw / "stimulus/presentations.csv", r"^(\d+),\d+\.\d+,", r"\1,soon,"),
+        "presentations.csv",
+        "column 'onset', row 1: 'soon' is not a number",
+    ),
+    "onset after the recording": (lambda raw: shift_onset(raw, 20, 300.0), "presentations.csv", "outside the recording"),
+    "presentations out of order": (lambda raw: shift_onset(raw, 10, -5.0), "presentations.csv", "onset is before the last offset"),
+    "stimulus table of another session": (
+        lambda raw: replace(raw / "stimulus/presentations.csv", "7-2-5", "7-2-4"),
+        "presentations.csv",
+        "belongs to session 7-2-4, and this folder is session 7-2-5",
+    ),
+    "unknown image set": (lambda raw: replace(raw / "stimulus/images.csv", "single", "train"), "images.csv", "image_set is 'train'"),
+    "image twice": (lambda raw: replace(raw / "stimulus/images.csv", "^2,", "1,"), "images.csv", "image_id comes twice"),
+    "images missing": (lambda raw: (raw / "stimulus/images.npy").unlink(), "images.npy", "is missing"),
+    "images cut off": (lambda raw: cut(raw / "stimulus/images.npy"), "images.npy", "damaged or cut off"),
+    "images of another shape": (
+        lambda raw: np.save(raw / "stimulus/images.npy", np.zeros((3, 36, 64), np.uint8)),
+        "images.npy",
+        r"\(3, 36, 64\) uint8",
+    ),
+    "no sync": (lambda raw: (raw / "sync.h5").unlink(), "sync.h5", "is missing"),
+    "sync cut off": (lambda raw: cut(raw / "sync.h5"), "sync.h5", "cannot be read"),
+    "no photodiode": (lambda raw: change(raw / "sync.h5", "analog/photodiode", None), "sync.h5", "lacks the dataset 'analog/photodiode'"),
+    "dead photodiode": (
+        lambda raw: change(raw / "sync.h5", "analog/photodiode", np.full(1000, 7, np.int16)),
+        "sync.h5",
+        "photodiode never changes",
+    ),
+    "sync of another session": (lambda raw: change(raw / "sync.h5", "session", "7-2-6"), "sync.h5", "belongs to session 7-2-6"),
+    "sample rate": (lambda raw: change(raw / "sync.h5", "sample_rate", 9000.0), "sync.h5", "frame_clock runs for"),
+    "no treadmill": (lambda raw: (raw / "treadmill.h5").unlink(), "treadmill.h5", "is missing"),
+    "treadmill names another session": (
+        lambda raw: change(raw / "treadmill.h5", "session", "8-1-1"),
+        "treadmill.h5",
+        "belongs to session 8-1-1, and this folder is session 7-2-5",
+    ),
+    "treadmill cut off": (lambda raw: cut(raw / "treadmill.h5"), "treadmill.h5", "cannot be read"),
+    "treadmill without position": (
+        lambda raw: change(raw / "treadmill.h5", "position", None),
+        "treadmill.h5",
+        "lacks the dataset 'position'",
+    ),
+    "treadmill position short": (lambda raw: change(raw / "treadmill.h5", "position", np.arange(9)), "treadmill.h5", "position 9"),
+    "treadmill without pulses": (
+        lambda raw: change(raw / "treadmill.h5", "pulse_counter", np.zeros(0, np.uint32)),
+        "treadmill.h5",
+        "0 of 0",
+    ),
+    "no eye table": (lambda raw: (raw / "eye.csv").unlink(), "eye.csv", "is missing"),
+    "eye column missing": (lambda raw: replace(raw / "eye.csv", "dilation", "size"), "eye.csv", "lacks the column 'dilation'"),
+    "eye table without session": (lambda raw: replace(raw / "eye.csv", "^# session.*\n", ""), "eye.csv", "does not name its session"),
+    "eye frames beyond the pulses": (lambda raw: replace(raw / "eye.csv", r"^\d+,(?=.*\n\Z)", "99999,"), "eye.csv", "the last is 99999"),
+    "eye table empty": (lambda raw: (raw / "eye.csv").write_text("# session: 7-2-5\n"), "eye.csv", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_bad_input(damaged: Callable[[], Path], how: str) -> None:
+    raw = damaged()
+    damage, file, message = BAD[how]
+    damage(raw)
+    with pytest.raises(InputError, match=message) as caught:
+        open_session(raw)
+    assert caught.value.where.endswith(file)
+    assert caught.value.advice
+    assert caught.value.exit_code == 1
+
+
+def test_treadmill_file_of_another_session_that_claims_to_be_of_this(
+    damaged: Callable[[], Path], tmp_path: Path, small_parameters: SimulationParameters
+) -> None:
+    raw, other = damaged(), tmp_path / "other"
+    simulate_recording(other, small_parameters.model_copy(update={"seed": 4}))
+    shutil.copy(other / "treadmill.h5", raw / "treadmill.h5")
+    with pytest.raises(InputError, match=r"treadmill.h5: pulse_counter: .* agree with .* another session"):
+        open_session(raw)
+    raw = damaged()
+    shutil.copy(other / "stimulus/presentations.csv", raw / "stimulus/presentations.csv")
+    shutil.copy(other / "stimulus/images.csv", raw / "stimulus/images.csv")
+    shutil.copy(other / "stimulus/images.npy", raw / "stimulus/images.npy")
+    with pytest.raises(InputError, match=r"presentations.csv: onset: the photodiode"):
+        open_session(raw)
+
+
+def test_not_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        open_session(tmp_path / "nothing")
+
+
+def test_a_photodiode_that_missed_an_image(damaged: Callable[[], Path], small_session: Path) -> None:
+    """The missing onset comes from the stimulus machine's clock, and a warning says so; more than a few are refused."""
+    raw = damaged()
+    whole = open_session(small_session)
+    with h5py.File(raw / "sync.h5", "a") as file:
+        rate = file.attrs["sample_rate"]
+        signal = file["analog/photodiode"]
+        clock = file["digital/frame_clock"][:]
+        zero = np.flatnonzero(clock)[0] / rate
+        missed = 8
+        start, stop = ((whole.stimulus.onset[missed] + zero - 0.05) * rate, (whole.stimulus.offset[missed] + zero + 0.05) * rate)
+        signal[int(start) : int(stop)] = 300
+    with pytest.raises(InputError, match="does not show 1 of"):  # one of twenty-odd is more than 2 %
+        open_session(raw)
+
+
+def test_images_in_any_order(damaged: Callable[[], Path], small_session: Path) -> None:
+    raw = damaged()
+    table = (raw / "stimulus/images.csv").read_text().splitlines()
+    (raw / "stimulus/images.csv").write_text("\n".join([table[0], *table[:0:-1]]))
+    np.save(raw / "stimulus/images.npy", np.load(raw / "stimulus/images.npy")[::-1])
+    session, whole = open_session(raw), open_session(small_session)
+    np.testing.assert_array_equal(session.images.image_ids, whole.images.image_ids)
+    np.testing.assert_array_equal(session.images.images, whole.images.images)
+    assert session.image_sets == whole.image_sets
+    assert session.digest != whole.digest
+
+
+def test_summary(small_session: Path) -> None:
+    summary = describe(open_session(small_session))
+    assert (summary.name, summary.role, summary.track) == ("7-2-5", "competition", "sensorium+")
+    assert (summary.planes, summary.frame_shape, summary.bidirectional) == (2, (48, 56), True)
+    assert summary.images == {"single": 14, "test": 3, "final_test": 2}
+    assert summary.repeats["single"] == (1, 1)
+    assert summary.repeats["test"][1] <= 3
+    assert summary.frame_rate == pytest.approx(8.0, rel=1e-4)
+    assert 0 < summary.minutes < 2
+    assert type(summary).model_validate_json(summary.model_dump_json()) == summary
