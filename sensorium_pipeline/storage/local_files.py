@@ -26,7 +26,8 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.url = root.as_uri()
+        # As fsspec reads it, so that zarr and xarray open it: nothing is escaped, not even spaces.
+        self.url = f"file://{root.as_posix()}"
 
     @property
     def storage_options(self) -> dict[str, object]:
@@ -133,7 +134,11 @@ class LocalFiles:
                 for name in names:
                     _synchronise(Path(folder, name))
                 _synchronise(Path(folder))
-            _synchronise((self.root / prefix).parent)
+            for parent in (self.root / prefix).parents:
+                if parent.is_dir():
+                    _synchronise(parent)
+                if parent == self.root:
+                    break
 
     def zarr_store(self, prefix: str) -> LocalStore:
         """The folder as zarr sees it, for writing."""

@@ -27,8 +27,8 @@ class S3Objects:
 
     def __init__(self, root: RootSettings) -> None:
         self._root = root
-        self.url = str(root.url)
-        self._prefix = self.url.removeprefix("s3://")
+        self._prefix = str(root.url).removeprefix("s3://").rstrip("/")
+        self.url = f"s3://{self._prefix}"
         self._bucket = self._prefix.split("/")[0]
         if not self._bucket:
             raise InputError("the URL does not name a bucket", where=self.url, advice="Write s3://bucket/prefix")

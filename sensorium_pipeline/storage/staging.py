@@ -22,7 +22,7 @@ _READERS = 4
 
 
 class StagedDataset:
-    """A dataset in the making. Out-of-core and parallel writers may also write to `url` themselves, whole shards each.
+    """A dataset in the making. Parallel writers may also write below `prefix` themselves, whole shards each.
 
     Attributes:
         store: where it is written.
@@ -57,6 +57,30 @@ class StagedDataset:
         with self._translated():
             trees.write_tree(self.store.zarr_store(self.prefix), tree, progress)
 
+    def create_array(
+        self,
+        path: str,
+        *,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        attributes: Mapping[str, object] | None = None,
+    ) -> tuple[int, ...]:
+        """Make an array for parallel writers. In its own process each opens it anew, with this store and `prefix`:
+        `zarr.open_array(store.zarr_store(prefix), path=path, mode="r+")`.
+
+        Returns:
+            The lengths of the blocks, aligned to multiples of themselves, of which every writer has to own whole ones. Writers
+            that share one lose each other's elements.
+
+        Raises:
+            InputError: a name or type cannot be stored.
+        """
+        self._check_unsealed()
+        with self._translated():
+            array = trees.create_array(self.store.zarr_store(self.prefix), path, dims, shape, dtype, attributes or {})
+            return tuple(array.shards or array.chunks)
+
     def write_array(
         self,
         path: str,
@@ -84,7 +108,8 @@ class StagedDataset:
         """
         self._check_unsealed()
         with self._translated():
-            trees.write_array(self.store.zarr_store(self.prefix), path, blocks, dims, shape, dtype, attributes or {}, progress)
+            array = trees.create_array(self.store.zarr_store(self.prefix), path, dims, shape, dtype, attributes or {})
+            trees.fill_array(array, blocks, path, progress)
 
     def seal(self, *, progress: ProgressCallback = silent) -> DatasetReference:
         """Name what is there: read everything back, make the manifest; content that is there already is not kept twice.

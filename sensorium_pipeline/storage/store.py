@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from urllib.parse import unquote
 
 from zarr.abc.store import Store as ZarrStore
 
@@ -123,16 +122,18 @@ class Store:
 
 
 def _open_backend(root: RootSettings) -> Backend:
-    url = (root.url or "").rstrip("/")
+    url = root.url or ""
+    if not url.startswith("s3://"):
+        url = url.rstrip("/") or url
     if not url:
         raise InputError("no root is given", where="SENSORIUM_ROOT", advice="Set it to a folder, file:///... or s3://bucket/prefix")
     if url.startswith("s3://"):
-        return S3Objects(root.model_copy(update={"url": url}))
+        return S3Objects(root)
     if url.startswith("file://"):
         rest = url.removeprefix("file://").removeprefix("localhost")
         if not rest.startswith("/"):
             raise InputError("the URL does not hold an absolute path", where=url, advice="Write file:///absolute/path")
-        return LocalFiles(Path(unquote(rest)))
+        return LocalFiles(Path(rest))
     if "://" in url:
         raise InputError("the URL is of an unknown kind", where=url, advice="Use a folder, file:///... or s3://bucket/prefix")
     return LocalFiles(Path(url).expanduser().absolute())

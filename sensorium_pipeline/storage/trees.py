@@ -56,17 +56,10 @@ def write_tree(store: ZarrStore, tree: xr.DataTree, progress: ProgressCallback) 
                 progress(Progress("write dataset", done, total, where))
 
 
-def write_array(
-    store: ZarrStore,
-    path: str,
-    blocks: Iterable[NDArray[np.generic]],
-    dims: Sequence[str],
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    attributes: Mapping[str, object],
-    progress: ProgressCallback,
-) -> None:
-    """Write one array from consecutive blocks along its first dimension; see `StagedDataset.write_array`."""
+def create_array(
+    store: ZarrStore, path: str, dims: Sequence[str], shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, object]
+) -> zarr.Array:
+    """Make one array, and the groups above it, without any element; see `StagedDataset.create_array`."""
     parts = path.split("/")
     for part in parts:
         _check_name(part, path)
@@ -77,18 +70,22 @@ def write_array(
         raise InputError(f"elements of type {kind} cannot be written in blocks", where=path, advice="Use numbers or booleans")
     for depth in range(len(parts)):
         zarr.open_group(store, mode="a", path="/".join(parts[:depth]), zarr_format=3)
-    array = _make_array(store, path, dims, shape, kind.newbyteorder("<"), attributes)
-    unit = (array.shards or array.chunks)[0]
+    return _make_array(store, path, dims, shape, kind.newbyteorder("<"), attributes)
+
+
+def fill_array(array: zarr.Array, blocks: Iterable[NDArray[np.generic]], path: str, progress: ProgressCallback) -> None:
+    """Write consecutive blocks along the first dimension, whole shards at a time; see `StagedDataset.write_array`."""
+    length = array.shape[0]
     start = 0
-    for slab in _regrouped(blocks, unit, tuple(shape[1:]), path):
+    for slab in _regrouped(blocks, (array.shards or array.chunks)[0], array.shape[1:], path):
         stop = start + len(slab)
-        if stop > shape[0]:
-            raise InputError(f"the blocks hold more than the {shape[0]} announced", where=path, advice=f"Check the length of {dims[0]}")
+        if stop > length:
+            raise InputError(f"the blocks hold more than the {length} announced", where=path, advice="Check the first dimension")
         array[start:stop] = slab
         start = stop
-        progress(Progress("write dataset", start, shape[0], path))
-    if start != shape[0]:
-        raise InputError(f"the blocks hold {start} of the {shape[0]} announced", where=path, advice=f"Check the length of {dims[0]}")
+        progress(Progress("write dataset", start, length, path))
+    if start != length:
+        raise InputError(f"the blocks hold {start} of the {length} announced", where=path, advice="Check the first dimension")
 
 
 def consolidate(store: ZarrStore, url: str) -> None:

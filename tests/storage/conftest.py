@@ -36,7 +36,7 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3Serve
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> RootSettings:
     """A fresh root of each kind. A store made from it has connections of its own in every thread and process."""
     if request.param == "local":
-        return RootSettings(url=(tmp_path / "work space").as_uri())
+        return RootSettings(url=f"file://{tmp_path}/work space")
     fresh = f"s3://sensorium-tests/{uuid.uuid4().hex}/lab"
     if request.param == "moto":
         moto: RootSettings = request.getfixturevalue("moto")

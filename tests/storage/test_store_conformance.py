@@ -106,7 +106,6 @@ class TestConformance:
         assert store.create("gone/c", b"x")
         store.remove("gone")
         store.remove("gone")
-        assert store.list("gone") == []
         assert [entry.path for entry in store.walk("")] == ["latest"]
 
     def test_store_crosses_process_borders_and_keeps_its_secret(self, store: Store) -> None:
@@ -116,7 +115,7 @@ class TestConformance:
 
     def test_sixteen_writers_race_and_exactly_one_wins(self, root: RootSettings) -> None:
         # SeaweedFS settles sixteen writers of one key in seconds, the others in fractions of one.
-        rounds = 150 if root.endpoint_url is None else 12
+        rounds = 150 if root.endpoint_url is None else 8
         barrier = threading.Barrier(WRITERS)
 
         def race(writer: int) -> list[bool]:
@@ -138,7 +137,7 @@ class TestConformance:
         assert len({note.writer for _, note in stored}) > 1
 
     def test_writers_of_several_processes_race(self, root: RootSettings) -> None:
-        rounds = 40 if root.endpoint_url is None else 8
+        rounds = 40 if root.endpoint_url is None else 5
         secret = root.secret_key.get_secret_value() if root.secret_key else ""
         arguments = [str(root.url), root.endpoint_url or "", root.access_key or "", secret]
         processes = [
