@@ -133,7 +133,10 @@ def run_submission(
                 return _failed(unknown, seed, outcome.tier)
         else:
             job = {"mode": "evaluate", "seed": seed, "device": device.name}
-            run = _run(folder, submission, staged, staged_folder, job, {}, fresh, limits or Limits(), progress, stop, device)
+            try:
+                run = _run(folder, submission, staged, staged_folder, job, {}, fresh, limits or Limits(), progress, stop, device)
+            except SubmissionError as error:
+                return _failed(error, seed, "not started")
             (out / CONSOLE).write_bytes(run.console)
             outcome = RunOutcome(
                 status="finished",
@@ -282,6 +285,8 @@ def _run(
             receive=reader.feed,
             stop=stop,
         )
+    except OSError as error:
+        raise PlatformError(f"results cannot be kept: {error}", where=fresh, advice="Make room on this machine") from error
     finally:
         reader.close()
     return _Run(outcome, reader, str(tier), _error(outcome, reader, limits))

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from sensorium_pipeline.errors import InputError, SubmissionError
 from sensorium_pipeline.storage import Series, Workspace, download_files, write_files
@@ -13,14 +13,13 @@ from sensorium_pipeline.submissions.package import DESCRIPTION, TRACKS, Track, l
 TEAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
-class SubmissionRecord(BaseModel):
-    """One submission as taken in.
+class SubmissionEvent(BaseModel):
+    """What is stored when a submission is taken in.
 
     Attributes:
-        number: of the team's submissions to the track, from 0; given by the series, so not stored in the event.
         digest: of the submission's files in the inbox store.
+        has_code: whether it needs a sandbox; otherwise it is a predictions file.
         seeds: one evaluation each; a predictions file has one.
-        duplicate: it was there already and has not been taken in again (not stored).
     """
 
     team: str
@@ -30,8 +29,18 @@ class SubmissionRecord(BaseModel):
     has_code: bool
     seeds: list[int]
     submitted_at: datetime
-    number: int = Field(default=-1, exclude=True)
-    duplicate: bool = Field(default=False, exclude=True)
+
+
+class SubmissionRecord(SubmissionEvent):
+    """A submission in the inbox.
+
+    Attributes:
+        number: of the event in the series of the team and track.
+        duplicate: the same content was there already, and this is the record of the first time.
+    """
+
+    number: int
+    duplicate: bool = False
 
     @property
     def identifier(self) -> str:
@@ -60,7 +69,7 @@ def submit(workspace: Workspace, folder: Path, team: str, track: str) -> Submiss
         advice = f"Submit it to {submission.track}, or change the field"
         raise SubmissionError(f"it is for {submission.track}, not for {known}", where=f"{folder / DESCRIPTION}, track", advice=advice)
     digest = write_files(workspace.inbox, {name: folder / name for name in submission_files(folder)}).digest
-    record = SubmissionRecord(
+    event = SubmissionEvent(
         team=team,
         track=known,
         name=submission.name,
@@ -73,7 +82,7 @@ def submit(workspace: Workspace, folder: Path, team: str, track: str) -> Submiss
     earlier = [old for old in _numbered(events) if old.digest == digest]
     if earlier:
         return earlier[0].model_copy(update={"duplicate": True})
-    return record.model_copy(update={"number": events.append(record)})
+    return _record(events.append(event), event)
 
 
 def list_submissions(workspace: Workspace) -> list[SubmissionRecord]:
@@ -100,4 +109,8 @@ def _series(team: str, track: str) -> str:
 
 
 def _numbered(events: Series) -> list[SubmissionRecord]:
-    return [record.model_copy(update={"number": number}) for number, record in events.all(SubmissionRecord)]
+    return [_record(number, event) for number, event in events.all(SubmissionEvent)]
+
+
+def _record(number: int, event: SubmissionEvent) -> SubmissionRecord:
+    return SubmissionRecord(**event.model_dump(), number=number)

@@ -140,6 +140,19 @@ def test_receiver_failure_ends_the_run(tier: IsolationTier) -> None:
     assert time.monotonic() - started < 5
 
 
+def test_full_disk_of_ours_is_the_platforms_fault(
+    tier: IsolationTier, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation.ResultReader, "_start_file", full)
+    folder = write_submission(tmp_path / "submission", GOOD)
+    with pytest.raises(PlatformError, match="results cannot be kept"):
+        evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+    assert not (tmp_path / "out" / "predictions").exists()
+
+
 def test_staged_sessions_are_mapped_unchanged(tmp_path: Path, sessions: list[StagedSession]) -> None:
     plus = small_session("static5-1-1", 4, seed=5, track="sensorium+")
     stage_sessions([plus], "sensorium+", tmp_path / "staged")
