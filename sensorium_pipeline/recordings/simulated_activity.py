@@ -16,7 +16,7 @@ RISE, DECAY = 0.07, 0.75
 
 _SPONTANEOUS = 0.08  # spikes a second
 _SATURATION = 8.0  # dF/F
-_PRIVATE_NOISE = 12.0  # shape of the gamma distribution of a neuron's own gain in a trial
+_PRIVATE_NOISE = 5.0  # shape of the gamma distribution of a neuron's own gain in a trial
 
 
 @dataclass(frozen=True)

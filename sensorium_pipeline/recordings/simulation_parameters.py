@@ -56,7 +56,7 @@ class SimulationParameters(BaseModel):
     neurons_per_plane: int = Field(default=50, ge=1)
     orientations: int = Field(default=8, ge=1)
     wavelengths: tuple[float, ...] = (24.0, 40.0)
-    spikes: float = Field(default=1.0, gt=0)
+    spikes: float = Field(default=0.8, gt=0)
     photons: float = Field(default=30.0, ge=30)
     soma_photons: float = Field(default=35.0, gt=0)
     motion: float = Field(default=1.5, ge=0, le=3)

@@ -46,7 +46,7 @@ def read_images(table: Path, stack: Path, description: RecordingDescription) -> 
         )
     try:
         images = np.load(stack, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's header parser lets exceptions of many kinds through on damaged files
         problem = "is missing" if not stack.is_file() else "is damaged or cut off"
         raise InputError(problem, where=stack, advice="Copy it again.") from error
     if images.dtype != np.uint8 or images.shape != (len(ids), IMAGE_HEIGHT, IMAGE_WIDTH):

@@ -1,7 +1,9 @@
 """Reading the small tables of a raw session: CSV and HDF5, with errors that name the file and the column."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -84,61 +86,58 @@ class Hdf5Table:
     def __init__(self, path: Path) -> None:
         _check_file(path)
         self.path = path
-        try:
-            with h5py.File(path, "r"):
-                pass
-        except OSError as error:
-            raise InputError("cannot be read as an HDF5 file", where=path, advice=_COPY) from error
+        with self._opened():
+            pass
 
     def text(self, name: str) -> str | None:
         """A text attribute of the file, None where it is absent."""
-        with h5py.File(self.path, "r") as file:
+        with self._opened() as file:
             value = file.attrs.get(name)
-        return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
+        return None if value is None else value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def number(self, name: str) -> float:
         """A positive number among the attributes of the file."""
-        with h5py.File(self.path, "r") as file:
+        with self._opened() as file:
             value = file.attrs.get(name)
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = float("nan")
-        if not number > 0:
+        if not 0 < number < float("inf"):
             raise InputError(f"attribute {name!r} is {value!r}, not a positive number", where=self.path, advice=_COPY)
         return number
 
     def vector(self, name: str) -> NDArray[np.generic]:
         """A whole vector."""
-        return np.concatenate([np.zeros(0, self._kind(name)), *self.chunks(name)])
+        with self._opened() as file:
+            return np.asarray(self._dataset(file, name)[:])
 
     def chunks(self, name: str) -> Iterator[NDArray[np.generic]]:
         """A vector in pieces of `CHUNK` samples."""
-        self._kind(name)
+        with self._opened() as file:
+            dataset = self._dataset(file, name)
+            for start in range(0, len(dataset), CHUNK):
+                yield dataset[start : start + CHUNK]
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             with h5py.File(self.path, "r") as file:
-                dataset = file[name]
-                for start in range(0, len(dataset), CHUNK):
-                    yield dataset[start : start + CHUNK]
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"dataset {name!r} cannot be read", where=self.path, advice=_COPY) from error
+                yield file
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ValueError and more on damaged files
+            raise InputError(f"cannot be read as an HDF5 file ({type(error).__name__})", where=self.path, advice=_COPY) from error
 
-    def length(self, name: str) -> int:
-        """Samples of a vector."""
-        self._kind(name)
-        with h5py.File(self.path, "r") as file:
-            return len(file[name])
-
-    def _kind(self, name: str) -> np.dtype[np.generic]:
-        with h5py.File(self.path, "r") as file:
-            item = file.get(name)
-            if not isinstance(item, h5py.Dataset):
-                found: list[str] = []
-                file.visititems(lambda path, thing: found.append(path) if isinstance(thing, h5py.Dataset) else None)
-                raise InputError(f"lacks the dataset {name!r}", where=self.path, advice=f"It has: {', '.join(found) or 'none'}.")
-            if len(item.shape) != 1 or item.dtype.kind not in "iuf":
-                raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=_COPY)
-            return np.dtype(item.dtype)
+    def _dataset(self, file: Any, name: str) -> Any:
+        item = file.get(name)
+        if not isinstance(item, h5py.Dataset):
+            found: list[str] = []
+            file.visititems(lambda path, thing: found.append(path) if isinstance(thing, h5py.Dataset) else None)
+            raise InputError(f"lacks the dataset {name!r}", where=self.path, advice=f"It has: {', '.join(found) or 'none'}.")
+        if item.shape is None or len(item.shape) != 1 or item.dtype.kind not in "iuf" or item.size > 1 << 34:
+            raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=_COPY)
+        return item
 
 
 def _check_file(path: Path) -> None:

@@ -165,6 +165,27 @@ def test_treadmill_file_of_another_session_that_claims_to_be_of_this(
         open_session(raw)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["session.toml", "eye.csv", "stimulus/presentations.csv", "stimulus/images.csv", "stimulus/images.npy", "treadmill.h5", "sync.h5"],
+)
+def test_corrupted_tables_end_in_input_errors(damaged: Callable[[], Path], name: str) -> None:
+    raw = damaged()
+    whole = (raw / name).read_bytes()
+    generator = np.random.default_rng(len(name))
+    for trial in range(12):
+        changed = bytearray(whole if trial % 4 else whole[: int(generator.integers(1, len(whole)))])
+        for _ in range(int(generator.integers(1, 8))):
+            changed[int(generator.integers(min(len(changed), 6000)))] = int(generator.integers(256))
+        (raw / name).write_bytes(changed)
+        try:
+            session = open_session(raw)
+        except InputError as error:
+            assert name.split("/")[-1] in str(error)  # noqa: PT017 - most trials, not all, raise
+        else:
+            assert len(session.stimulus)
+
+
 def test_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         open_session(tmp_path / "nothing")
