@@ -44,12 +44,12 @@ GOOD = """
 """
 
 
-def small_session(name: str, neurons: int, seed: int, track: str = "sensorium") -> StagedSession:
+def small_session(name: str, neurons: int, seed: int, track: str = "sensorium", image_shape: tuple[int, int] = (6, 8)) -> StagedSession:
     generator = np.random.default_rng(seed)
     plus = track == "sensorium+"
 
     def inputs(trials: int) -> TrialInputs:
-        images = generator.uniform(0, 255, (trials, 6, 8)).astype(np.float32)
+        images = generator.uniform(0, 255, (trials, *image_shape)).astype(np.float32)
         behavior = generator.normal(1, 1, (trials, 3)).astype(np.float32) if plus else None
         pupil_center = generator.normal(5, 1, (trials, 2)).astype(np.float32) if plus else None
         return TrialInputs(images, behavior, pupil_center)
@@ -76,7 +76,7 @@ def small_session(name: str, neurons: int, seed: int, track: str = "sensorium") 
     )
     unit_ids = np.arange(10, 10 + 3 * neurons, 3, dtype=np.int64)
     positions = generator.normal(0, 100, (neurons, 3)).astype(np.float32)
-    description = SessionDescription(name, unit_ids, positions, (6, 8), statistics)
+    description = SessionDescription(name, unit_ids, positions, image_shape, statistics)
     return StagedSession(SessionData(description, training, validation), inputs(7), np.arange(20, 27, dtype=np.int64))
 
 

@@ -1,6 +1,8 @@
 """A submission that behaves: its predictions come out, the same every time, and it can be asked again about other images."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.check import check_submission
-from sensorium_pipeline.submissions.evaluation import predict_images, run_submission
-from sensorium_pipeline.submissions.sandbox import IsolationTier
+from sensorium_pipeline.submissions.evaluation import RUNNER, predict_images, run_submission
+from sensorium_pipeline.submissions.package import new_submission
+from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 
 
@@ -91,6 +94,24 @@ def test_behaviour_reaches_the_model_of_the_second_track(tier: IsolationTier, tm
     np.testing.assert_allclose(prediction, statistics.behavior_mean[2] + statistics.pupil_center_mean[0], rtol=1e-5)
     with pytest.raises(PlatformError, match=r"sessions staged for sensorium\+"):
         run_submission(folder, tmp_path / "staged", "sensorium", 0, tmp_path / "out")
+
+
+def test_starter_runs_as_it_is(tier: IsolationTier, tmp_path: Path) -> None:
+    stage_sessions([small_session("static4-1-1", 4, seed=4, image_shape=(36, 64))], "sensorium", tmp_path / "staged")
+    new_submission(tmp_path / "mine", "ln")
+    description = tmp_path / "mine" / "submission.toml"
+    small = "[parameters.model]\nhidden_channels = 4\n[parameters.training]\nepochs = 1\n[resources]"
+    description.write_text(description.read_text().replace("[resources]", small))
+    limits = Limits(wall_seconds=200, memory_bytes=4 * 1024**3)
+    outcome = run_submission(tmp_path / "mine", tmp_path / "staged", "sensorium", 0, tmp_path / "out", limits)
+    assert outcome.failure is None
+    assert outcome.trained
+
+
+def test_the_runner_itself_is_light() -> None:
+    # A submission pays for every import of ours at each of its runs.
+    program = f"import sys, {RUNNER}; print(sorted(set(sys.modules) & {{'pydantic', 'torch', 'xarray', 'scipy', 'numba', 'fsspec'}}))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_own_error_names_the_line(run: Run, tmp_path: Path) -> None:
