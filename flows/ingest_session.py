@@ -1,20 +1,16 @@
 """Recording -> motion -> cells -> traces -> activity -> trials -> session."""
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from sensorium_pipeline.compute import cluster_address
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
-from tasks.common import settings_for
+from tasks.common import WAITING, settings_for
 from tasks.plane import extract_plane
 from tasks.recording import check_recording
 from tasks.session import publish_session
 
-# Tasks here only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is.
-WAITING_THREADS = 32
 
-
-@flow(name="ingest-session", flow_run_name="ingest {raw}", task_runner=ThreadPoolTaskRunner(max_workers=WAITING_THREADS))
+@flow(name="ingest-session", flow_run_name="ingest {raw}", task_runner=WAITING)
 def ingest_session(raw: str, root: str | None = None, parameters: SessionParameters | None = None) -> SessionRecord:
     """A raw recording to a checked, published session.
 

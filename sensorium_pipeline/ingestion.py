@@ -5,17 +5,21 @@ that were finished, and a second run finds everything done.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
+from sensorium_pipeline.environment import code_version, environment_digest
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.extraction import ImagingParameters, extract_plane
 from sensorium_pipeline.imaging.plane_dataset import from_dataset, to_dataset
 from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
-from sensorium_pipeline.recordings import RawSession, open_session
+from sensorium_pipeline.recordings import open_session
+from sensorium_pipeline.sessions.publish import publish_session
+from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
 from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_dataset
 
 EXTRACTION_VERSION = 1
@@ -37,6 +41,13 @@ class _PlaneKey(BaseModel):
     plane: int
     parameters: ImagingParameters
     version: int = EXTRACTION_VERSION
+
+
+class _SessionKey(BaseModel):
+    recording: str
+    planes: list[PlaneRecord]
+    parameters: SessionParameters
+    provenance: Provenance
 
 
 def plane_key(recording: str, plane: int, parameters: ImagingParameters) -> str:
@@ -81,10 +92,23 @@ def ingest_plane(
     return record_result(workspace.lab, plane_key(session.digest, plane, parameters), record)
 
 
-def load_planes(workspace: Workspace, records: list[PlaneRecord]) -> list:
-    """The extractions of all planes, in the order of the planes."""
-    ordered = sorted(records, key=lambda record: record.plane)
-    return [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
+def ingest_session_parts(
+    workspace: Workspace, raw: Path, planes: Sequence[PlaneRecord], parameters: SessionParameters, *, progress: ProgressCallback = silent
+) -> SessionRecord:
+    """Align the planes' activity to the stimuli and publish the session's lab, open and sealed parts.
 
-
-__all__ = ["EXTRACTION_VERSION", "PlaneRecord", "RawSession", "finished_plane", "ingest_plane", "load_planes", "plane_key"]
+    Raises:
+        QualityGateError: a gate refuses the session; its quality report is kept all the same.
+        InputError: the recording cannot be used, or a plane is missing.
+    """
+    session = open_session(raw)
+    ordered = sorted(planes, key=lambda record: record.plane)
+    if [record.plane for record in ordered] != list(range(session.planes)):
+        raise InputError("some planes are not extracted", where=raw, advice=f"Extract planes 0 to {session.planes - 1} first.")
+    provenance = Provenance(code_version=code_version(), lock_digest=environment_digest())
+    key = f"sessions/{digest_of(_SessionKey(recording=session.digest, planes=ordered, parameters=parameters, provenance=provenance))}"
+    if done := read_result(workspace.sealed, key, SessionRecord):
+        return done
+    extractions = [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
+    record = publish_session(workspace, session, extractions, parameters=parameters, provenance=provenance, progress=progress)
+    return record_result(workspace.sealed, key, record)

@@ -3,11 +3,16 @@
 from typing import Any
 
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from sensorium_pipeline.errors import SensoriumError
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, open_workspace
+
+# Tasks only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is; and a worker that
+# dies takes no task run's state with it.
+WAITING: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=32)
 
 RETRIES = 2
 RETRY_DELAY = 5  # seconds

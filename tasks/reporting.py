@@ -1,6 +1,8 @@
 """Progress of a task: an artifact in the Prefect interface, and the bar of the terminal where one watches."""
 
 import time
+from typing import cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
@@ -24,10 +26,11 @@ class TaskProgress:
 
     def __init__(self, description: str) -> None:
         self._description = description
-        self._artifact = None
+        self._artifact: UUID | None = None
         self._updated = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        """Show one report; the interface is told at most every `UPDATE_SECONDS`."""
         display.show(progress)
         now = time.monotonic()
         if TaskRunContext.get() is None or (now - self._updated < UPDATE_SECONDS and progress.done < progress.total):
@@ -36,6 +39,6 @@ class TaskProgress:
         percent = 100.0 * progress.done / max(progress.total, 1)
         text = f"{self._description}: {progress.stage} {progress.done}/{progress.total} {progress.detail}".strip()
         if self._artifact is None:
-            self._artifact = create_progress_artifact(progress=percent, description=text)
+            self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=text))
         else:
             update_progress_artifact(self._artifact, progress=percent, description=text)

@@ -73,6 +73,12 @@ class TrialInputs:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, rows: slice) -> "TrialInputs":
+        behavior, pupil_center = self.behavior, self.pupil_center
+        return TrialInputs(
+            self.images[rows], None if behavior is None else behavior[rows], None if pupil_center is None else pupil_center[rows]
+        )
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -83,6 +89,9 @@ class Trials:
 
     def __len__(self) -> int:
         return len(self.responses)
+
+    def __getitem__(self, rows: slice) -> "Trials":
+        return Trials(self.inputs[rows], self.responses[rows])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""Submissions -> predictions in isolation -> scores -> ranking -> publication: the nightly flow."""
+
+from typing import Literal
+
+from prefect import flow, get_run_logger
+from pydantic import BaseModel, ConfigDict
+
+from flows.publish_rankings import publish_rankings
+from sensorium_pipeline.compute import cluster_address
+from sensorium_pipeline.errors import PlatformError
+from sensorium_pipeline.evaluation import is_current, list_jobs
+from sensorium_pipeline.sessions.release import choose_release
+from tasks.common import WAITING, settings_for, workspace_at
+from tasks.submission import SubmissionResult, evaluate_submission
+
+
+class EvaluationSummary(BaseModel):
+    """What one night did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    release: str
+    evaluated: list[SubmissionResult]
+    known: list[str]
+
+
+@flow(name="evaluate-submissions", flow_run_name="evaluate {release}", task_runner=WAITING)
+def evaluate_submissions(
+    release: str | None = None,
+    root: str | None = None,
+    only: list[str] | None = None,
+    device_class: Literal["cpu", "cuda"] = "cpu",
+    publish: bool = True,
+) -> EvaluationSummary:
+    """Evaluate every submission that is new, or whose data, environment or metric is; then publish the tables.
+
+    Args:
+        release: name of the release; the only one where it is left out.
+        root: root URL of the workspace; the environment's where it is left out.
+        only: identifiers, teams or digests; every submission where it is left out.
+        device_class: what the workers compute on.
+        publish: publish the ranking tables afterwards.
+    """
+    workspace = workspace_at(root)
+    logger = get_run_logger()
+    current = choose_release(workspace.open, release)
+    jobs = list_jobs(workspace, current, device_class, only or ())
+    pending = [job for job in jobs if not is_current(workspace, job)]
+    known = [job.identifier for job in jobs if job not in pending]
+    logger.info("%d submissions: %d new, %d evaluated before", len(jobs), len(pending), len(known))
+    results: list[SubmissionResult] = []
+    broken: list[str] = []
+    if pending:
+        with cluster_address(settings_for(root)) as address:
+            futures = [evaluate_submission.submit(job, root, address) for job in pending]
+            for job, future in zip(pending, futures, strict=True):
+                future.wait()
+                # A platform's failure of one submission must not hide the results of the others.
+                if future.state.is_completed():
+                    results.append(future.result())
+                else:
+                    broken.append(job.identifier)
+    if publish:
+        publish_rankings(current.name, root)
+    if broken:
+        raise PlatformError(
+            "the platform failed on some submissions", where=", ".join(broken), advice="Their task runs say why; the next run tries again."
+        )
+    return EvaluationSummary(release=current.name, evaluated=results, known=known)

@@ -1,0 +1,54 @@
+"""`sensorium`: one command for everything, one file for each group of its users."""
+
+import os
+import sys
+
+# Threads of numpy's BLAS wait for each other by spinning: beside Dask workers that share the cores they make small matrix products
+# a hundred times slower. Parallel work here is processes, numba or torch. It must be set before numpy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import typer
+
+from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions
+from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.terminal import messages
+
+app = typer.Typer(
+    name="sensorium",
+    help="The SENSORIUM benchmark, from raw two-photon recordings to the ranking table.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+services.register(app)
+recordings.register(app)
+sessions.register(app)
+submissions.register(app)
+benchmark.register(app)
+
+INTERRUPTED = 130
+PLATFORM = 2
+
+
+def main() -> None:
+    """Run the command line; every error becomes one sentence on the error stream and an exit code (1: the input, 2: the platform)."""
+    try:
+        app()
+    except SensoriumError as error:
+        messages.print(f"[bold red]error[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        messages.print("interrupted; what was finished is kept, run the same command again to go on")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("SENSORIUM_TRACEBACK"):
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        messages.print(f"[bold red]internal error[/] {_escaped(text)}", soft_wrap=True, highlight=False)
+        messages.print("This is a fault of the platform, not of your input; set SENSORIUM_TRACEBACK=1 to see where it happened.")
+        sys.exit(PLATFORM)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

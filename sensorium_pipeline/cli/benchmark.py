@@ -1,0 +1,143 @@
+"""Commands of the organiser: evaluate, score, rank, publish, explain."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, settings_of, workspace_of
+from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable
+from sensorium_pipeline.terminal import console, print_json, print_table
+
+PANEL = "Evaluation and ranking"
+TrackOption = Annotated[Literal["sensorium", "sensorium+"], typer.Option(help="Track.")]
+TierOption = Annotated[Literal["test", "final_test"], typer.Option(help="test (live) or final_test (final).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel=PANEL)(evaluate)
+    app.command(rich_help_panel=PANEL)(score)
+    app.command(rich_help_panel=PANEL)(rank)
+    app.command(rich_help_panel=PANEL)(publish)
+    app.command(rich_help_panel=PANEL)(explain)
+
+
+def evaluate(
+    release: ReleaseName = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this one (team/track/number, team or digest); may be given often.", show_default=False),
+    ] = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Evaluate every submission that is new, then publish the tables; what was evaluated before is not run again."""
+    settings = settings_of(root)
+    with flows_ready(settings):
+        from flows.evaluate_submissions import evaluate_submissions
+
+        summary = evaluate_submissions(release, settings.root, only)
+    if json:
+        print_json(summary)
+        return
+    for result in summary.evaluated:
+        console.print(f"{result.identifier}  {result.name}: {result.status} {result.reason}".rstrip(), soft_wrap=True, highlight=False)
+    console.print(f"{len(summary.evaluated)} evaluated, {len(summary.known)} known before")
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help=".npz with trial_id, unit_id and prediction (trials, neurons).")],
+    session: Annotated[str, typer.Option(help="Name of the session.")],
+    tier: Annotated[str, typer.Option(help="Tier whose responses this root may read.")],
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Compute the three metrics of one prediction file against one tier of one session."""
+    from sensorium_pipeline.evaluation import score_file
+
+    result = score_file(workspace_of(root), predictions, session, tier)
+    if json:
+        print_json(result.metrics)
+        return
+    for name, label in METRIC_LABELS.items():
+        value = result.metrics.value(name)
+        console.print(f"{label}: {'undefined' if value is None else f'{value:.4f}'}")
+    console.print(f"{result.trials} trials of {result.images} images, {result.neurons} neurons")
+
+
+def rank(track: TrackOption, tier: TierOption = "test", release: ReleaseName = None, root: Root = None, json: Json = False) -> None:
+    """Compute and print the table of one track on one tier, from stored scores."""
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.tables import rank as compute
+
+    workspace = workspace_of(root)
+    table = compute(workspace, choose_release(workspace.open, release), track, tier)
+    if json:
+        print_json(table)
+    else:
+        print_ranking(table)
+
+
+def publish(release: ReleaseName = None, root: Root = None, json: Json = False) -> None:
+    """Compute and publish every table that the release may show now."""
+    settings = settings_of(root)
+    with flows_ready(settings):
+        from flows.publish_rankings import publish_rankings
+
+        published = publish_rankings(release, settings.root)
+    if json:
+        print_json(published)
+        return
+    console.print("published" if published.new else "nothing has changed since the last publication")
+    for change in published.changes:
+        for row in change.rows:
+            console.print(
+                f"  {TRACK_LABELS[change.track]} {TIER_LABELS[change.tier]}: {row.team}/{row.model}: {row.reason}", soft_wrap=True
+            )
+    console.print(f"Page: {published.page}", soft_wrap=True)
+
+
+def explain(
+    submission: Annotated[str, typer.Argument(help="team/track/number, team/name, or the beginning of its digest.")],
+    tier: TierOption = "test",
+    release: ReleaseName = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Say where each number of a submission came from, down to digests."""
+    from sensorium_pipeline.evaluation import find_job
+    from sensorium_pipeline.rankings.explain import explain as explain_row
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.tables import rank as compute
+
+    workspace = workspace_of(root)
+    chosen = choose_release(workspace.open, release)
+    job = find_job(workspace, chosen, submission)
+    table = compute(workspace, chosen, job.submission.track, tier)
+    explanation = explain_row(table, job.submission.digest, job.submission.team)
+    if json:
+        print_json(explanation)
+        return
+    console.print(f"[bold]{explanation.team}/{explanation.model}[/] {explanation.status} {explanation.reason}".rstrip(), soft_wrap=True)
+    console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}", soft_wrap=True)
+    for origin in explanation.numbers:
+        value = "undefined" if origin.value is None else f"{origin.value:.6f}"
+        console.print(f"{origin.number}: [bold]{value}[/]", soft_wrap=True, highlight=False)
+        console.print(f"  {origin.how}", soft_wrap=True, highlight=False)
+        for what, digests in origin.digests.items():
+            console.print(f"  {what}: {', '.join(digests)}", soft_wrap=True, highlight=False)
+
+
+def print_ranking(table: RankingTable) -> None:
+    """The table as a person reads it in a terminal."""
+    rows = []
+    for row in table.rows:
+        score_text = f"{row.score.value:.4f} [{row.score.low:.4f}, {row.score.high:.4f}]" if row.score else ""
+        difference = row.difference_to_leader
+        to_leader = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]" if difference and row.rank != 1 else ""
+        improvement = f"{row.improvement_percent:+.1f} %" if row.improvement_percent is not None else ""
+        rows.append((row.rank or "-", row.team, row.model, score_text, to_leader, improvement, row.reason))
+    title = f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier ({table.release})"
+    columns = ("rank", "team", "model", METRIC_LABELS[table.metric], "to the leader", "to baseline", "")
+    print_table(title, columns, rows)

@@ -1,0 +1,49 @@
+"""What the commands share: options, the workspace, and flows run with progress in the terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.storage import Workspace, open_workspace
+
+Root = Annotated[
+    str | None,
+    typer.Option(help="Workspace: a folder or s3://bucket/prefix. [env: SENSORIUM_ROOT; default: workspace]", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+ReleaseName = Annotated[
+    str | None, typer.Option("--release", help="Name of the release; the only one where it is left out.", show_default=False)
+]
+
+
+def settings_of(root: str | None) -> Settings:
+    """Settings of this run; a local root is made absolute, since workers have folders of their own."""
+    settings = Settings(root=root) if root else Settings()
+    if "://" in settings.root:
+        return settings
+    return settings.model_copy(update={"root": str(Path(settings.root).expanduser().absolute())})
+
+
+def workspace_of(root: str | None) -> Workspace:
+    """The workspace of this run."""
+    return open_workspace(settings_of(root))
+
+
+@contextmanager
+def flows_ready(settings: Settings) -> Iterator[None]:
+    """A Prefect server to run flows against, and bars in the terminal for what they report.
+
+    Flows must be imported inside: Prefect reads its settings when it is first imported.
+    """
+    from sensorium_pipeline.services import prefect_server
+    from sensorium_pipeline.terminal import progress_bars
+
+    with progress_bars() as show, prefect_server(settings, show):
+        from tasks.reporting import display
+
+        display.show = show
+        yield

@@ -1,0 +1,208 @@
+"""The main job on one machine, at a size that two cores do in minutes: `sensorium demo`."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from sensorium_pipeline.cli.benchmark import print_ranking
+from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
+from sensorium_pipeline.evaluation import HIDDEN_TIERS
+from sensorium_pipeline.models.baselines import DEMO
+from sensorium_pipeline.progress import ProgressCallback
+from sensorium_pipeline.recordings.simulation import simulate_recording
+from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
+from sensorium_pipeline.services import prefect_server
+from sensorium_pipeline.sessions.catalogue import load_inputs, load_session_data, read_session
+from sensorium_pipeline.sessions.records import SessionRecord
+from sensorium_pipeline.sessions.release import create_release, phase, read_release
+from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.storage import Workspace, dataset_url, open_dataset, open_workspace
+from sensorium_pipeline.storage.local_s3 import LocalS3Server
+from sensorium_pipeline.submissions.inbox import submit
+from sensorium_pipeline.submissions.isolation import probe_isolation
+from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
+from sensorium_pipeline.submissions.sandbox import IsolationTier
+from sensorium_pipeline.tables import rank_all
+from sensorium_pipeline.terminal import console, progress_bars
+
+RELEASE = "demo"
+BUCKET = "sensorium"
+MICE = (
+    SimulationParameters(animal=1, seed=1),
+    SimulationParameters(animal=2, seed=2, role="competition", track="sensorium"),
+    SimulationParameters(animal=3, seed=3, role="competition", track="sensorium+"),
+)
+TEMPLATES = Path(__file__).parent / "demo_submissions"
+RIDGE = 300.0
+
+
+class _Timing(BaseModel):
+    step: str
+    seconds: float
+
+
+def run_demo(settings: Settings, *, s3: bool) -> None:
+    """Do the main job in the folder `settings.root`; with `s3`, the workspace is a bucket of a server whose data lie in that folder."""
+    started = time.monotonic()
+    folder = Path(settings.root)
+    folder.mkdir(parents=True, exist_ok=True)
+    timings: list[_Timing] = []
+
+    @contextmanager
+    def timed(step: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        timings.append(_Timing(step=step, seconds=time.monotonic() - begun))
+
+    with ExitStack() as stack:
+        show = stack.enter_context(progress_bars())
+        with timed("start services"):
+            if s3:
+                settings = _on_s3(stack, folder)
+            stack.enter_context(prefect_server(Settings(root=str(folder)), show))
+            os.environ["SENSORIUM_DASK_ADDRESS"] = stack.enter_context(cluster_address(settings))
+            stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS")
+        workspace = open_workspace(settings)
+        with timed("simulate recordings"):
+            simulated = _simulate(folder / "raw", os.environ["SENSORIUM_DASK_ADDRESS"], show)
+        with timed("ingest"):
+            before = {record.name for record in _published(workspace)}
+            records = _ingest(folder / "raw", settings.root, show)
+        with timed("release and submit"):
+            create_release(
+                workspace,
+                RELEASE,
+                [record.name for record in records],
+                final=phase("open"),
+                references={"sensorium": "organisers/LN baseline", "sensorium+": "organisers/LN baseline"},
+            )
+            _submit(workspace, folder / "submissions")
+        with timed("evaluate and publish"):
+            from flows.evaluate_submissions import evaluate_submissions
+
+            summary = evaluate_submissions(RELEASE, settings.root)
+        tables = rank_all(workspace, read_release(workspace.open, RELEASE))
+        reports = {record.name: dataset_url(workspace.lab, record.report_digest) for record in records}
+
+    console.print()
+    for table in tables:
+        print_ranking(table)
+    console.print(f"Ranking page:    {workspace.open.url}/publications/{RELEASE}/index.html", soft_wrap=True, highlight=False)
+    for name, url in reports.items():
+        console.print(f"Quality report:  {url}/report.md  (session {name})", soft_wrap=True, highlight=False)
+    console.print(f"Look at the runs: sensorium up --root {folder}, then open the Prefect URL it prints", soft_wrap=True, highlight=False)
+    new = len(summary.evaluated)
+    ingested = len({record.name for record in records} - before)
+    if not (simulated or ingested or new):
+        console.print("Everything was there already: nothing was computed again.")
+    else:
+        console.print(f"New: {simulated} recordings simulated, {ingested} sessions ingested, {new} submissions evaluated.")
+    if probe_isolation().tier is IsolationTier.REFUSE:
+        console.print("Submitted code was refused, as this machine cannot isolate it: install bubblewrap and run the demo again.")
+    steps = ", ".join(f"{timing.step} {timing.seconds:.0f} s" for timing in timings)
+    console.print(f"{time.monotonic() - started:.0f} s in all: {steps}", soft_wrap=True, highlight=False)
+
+
+def _on_s3(stack: ExitStack, folder: Path) -> Settings:
+    """A real S3 server with its data below the folder; its address and keys go to the workers through the environment."""
+    server = stack.enter_context(LocalS3Server(folder / "s3"))
+    variables = {
+        "SENSORIUM_ROOT": f"s3://{BUCKET}/workspace",
+        "SENSORIUM_ENDPOINT_URL": server.endpoint_url,
+        "SENSORIUM_ACCESS_KEY": server.access_key,
+        "SENSORIUM_SECRET_KEY": server.secret_key,
+    }
+    os.environ.update(variables)
+    for name in variables:
+        stack.callback(os.environ.pop, name, None)
+    return Settings()
+
+
+def _simulate(folder: Path, address: str, show: ProgressCallback) -> int:
+    """Simulate the recordings that are not there yet, side by side; returns how many those were."""
+    missing = [mouse for mouse in MICE if not (folder / mouse.name).exists()]
+    folder.mkdir(exist_ok=True)
+
+    def simulate(mouse: SimulationParameters) -> None:
+        run_on_cluster(address, _simulate_on_worker, folder / mouse.name, mouse, progress=show)
+
+    with ThreadPoolExecutor(len(MICE)) as pool:
+        list(pool.map(simulate, missing))
+    return len(missing)
+
+
+def _simulate_on_worker(out: Path, mouse: SimulationParameters, channel: Channel) -> None:
+    simulate_recording(out, mouse, channel.report)
+
+
+def _published(workspace: Workspace) -> list[SessionRecord]:
+    from sensorium_pipeline.sessions.catalogue import list_sessions, read_binding
+
+    return [read_binding(workspace.sealed, session.open_digest) for session in list_sessions(workspace.open)]
+
+
+def _ingest(folder: Path, root: str, show: ProgressCallback) -> list[SessionRecord]:
+    from flows.ingest_session import ingest_session
+    from tasks.reporting import display
+
+    display.show = show
+    return [ingest_session(str(folder / mouse.name), root) for mouse in MICE]
+
+
+def _submit(workspace: Workspace, folder: Path) -> None:
+    """Both baselines to both tracks, a predictions file, a submission that crashes and one that pries."""
+    for architecture in ("ln", "cnn"):
+        path = folder / architecture
+        _write_baseline(path, architecture)
+        for track in ("sensorium", "sensorium+"):
+            submit(workspace, path, "organisers", track)
+    _write_predictions(workspace, folder / "ridge")
+    submit(workspace, folder / "ridge", "linear-lab", "sensorium")
+    for name, team in (("crashing", "unlucky"), ("prying", "curious")):
+        path = folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        for file in sorted((TEMPLATES / name).iterdir()):
+            (path / file.name.removesuffix(".template")).write_bytes(file.read_bytes())
+        submit(workspace, path, team, "sensorium")
+
+
+def _write_baseline(path: Path, architecture: str) -> None:
+    """A baseline as `sensorium new-submission` writes it, at a size for two cores."""
+    path.mkdir(parents=True, exist_ok=True)
+    lines = [f'name = "{architecture.upper()} baseline"', 'entry_point = "sensorium_pipeline.models.submission:build"', ""]
+    lines += ["[parameters]", f'architecture = "{architecture}"']
+    for table, values in DEMO.items():
+        lines += ["", f"[parameters.{table}]", *(f"{name} = {value}" for name, value in values.items())]
+    (path / "submission.toml").write_text("\n".join(lines) + "\n")
+
+
+def _write_predictions(workspace: Workspace, path: Path) -> None:
+    """What a participant without code to run here would send: ridge regression on coarse images, from the released data alone."""
+    (path / "predictions").mkdir(parents=True, exist_ok=True)
+    (path / "submission.toml").write_text('name = "Ridge regression"\npredictions = "predictions"\ntrack = "sensorium"\n')
+    for mouse in MICE:
+        if mouse.track != "sensorium":
+            continue
+        tree = open_dataset(workspace.open, read_session(workspace.open, mouse.name)[1].open_digest)
+        data = load_session_data(tree, "sensorium")
+        trial_id, _, inputs = load_inputs(tree, HIDDEN_TIERS, "sensorium")
+        coarse, unseen = _coarse(data.training.inputs.images), _coarse(inputs.images)
+        center, scale = coarse.mean(0), coarse.std(0)
+        coarse, unseen = (coarse - center) / scale, (unseen - center) / scale
+        precision = data.description.statistics.response_precision
+        target = data.training.responses * precision
+        weights = np.linalg.solve(coarse.T @ coarse + RIDGE * np.eye(coarse.shape[1]), coarse.T @ (target - target.mean(0)))
+        prediction = (unseen @ weights + target.mean(0)).astype(np.float32)
+        write_predictions(path / "predictions" / f"{mouse.name}.npz", Predictions(trial_id, data.description.unit_ids, prediction))
+
+
+def _coarse(images: np.ndarray) -> np.ndarray:
+    """Images (images, y, x) as means over blocks of 4 x 4 pixels, one row each."""
+    count, height, width = images.shape
+    return images.reshape(count, height // 4, 4, width // 4, 4).mean((2, 4)).reshape(count, -1).astype(np.float64)

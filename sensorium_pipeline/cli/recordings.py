@@ -1,0 +1,146 @@
+"""Commands of the lab engineer: raw recordings, movies and traces."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of
+from sensorium_pipeline.terminal import console, print_json, progress_bars
+
+PANEL = "Recordings"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("simulate-recording", rich_help_panel=PANEL)(simulate_recording)
+    app.command(rich_help_panel=PANEL)(inspect)
+    app.command(rich_help_panel=PANEL)(ingest)
+    app.command(rich_help_panel=PANEL)(extract)
+    app.command(rich_help_panel=PANEL)(deconvolve)
+
+
+RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of the raw session (session.toml lies in it).")]
+FrameRate = Annotated[float, typer.Option(help="Frames a second.")]
+
+
+def simulate_recording(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist yet.")],
+    animal: Annotated[int, typer.Option(help="Number of the animal.")] = 1,
+    role: Annotated[Literal["open", "competition"], typer.Option(help="Role of the session in the benchmark.")] = "open",
+    track: Annotated[
+        Literal["sensorium", "sensorium+"] | None, typer.Option(help="Track of a competition session.", show_default=False)
+    ] = None,
+    planes: Annotated[int, typer.Option(min=1, help="Planes scanned.")] = 2,
+    neurons: Annotated[int, typer.Option(min=1, help="Neurons in a plane.")] = 50,
+    size: Annotated[int, typer.Option(min=32, help="Edge of a plane in pixels.")] = 100,
+    images: Annotated[int, typer.Option(min=10, help="Images shown once.")] = 800,
+    timeline: Annotated[Path | None, typer.Option(help="CSV with the presentation times of a real session.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+) -> None:
+    """Write a raw ScanImage session as a rig leaves it; the truth goes to OUT-truth, beside it."""
+    from pydantic import ValidationError
+
+    from sensorium_pipeline.errors import InputError
+    from sensorium_pipeline.recordings.simulation import simulate_recording as simulate
+    from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
+
+    try:
+        parameters = SimulationParameters(
+            animal=animal,
+            role=role,
+            track=track,
+            planes=planes,
+            neurons_per_plane=neurons,
+            height=size,
+            width=size,
+            single_images=images,
+            timeline=timeline,
+            seed=seed,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "options"
+        raise InputError(first["msg"], where=field, advice="See `sensorium simulate-recording --help`.") from error
+    with progress_bars() as show:
+        simulate(out, parameters, show)
+    console.print(f"{out} (the truth lies in {out}-truth)", soft_wrap=True)
+
+
+def inspect(raw: RawFolder, json: Json = False) -> None:
+    """Say what is in a raw session, and whether it can be ingested."""
+    from sensorium_pipeline.recordings import open_session
+    from sensorium_pipeline.recordings.summary import describe
+
+    summary = describe(open_session(raw))
+    if json:
+        print_json(summary)
+        return
+    for name, value in summary.model_dump().items():
+        shown = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if shown not in ("", None):
+            console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", soft_wrap=True, highlight=False)
+
+
+def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
+    """Turn a raw session into a checked, published dataset with a quality report.
+
+    Planes that were extracted before are not extracted again. A quality gate that refuses the session says by how much.
+    """
+    from sensorium_pipeline.storage import dataset_url, open_workspace
+
+    settings = settings_of(root)
+    with flows_ready(settings):
+        from flows.ingest_session import ingest_session
+
+        record = ingest_session(str(raw.absolute()), settings.root)
+    if json:
+        print_json(record)
+        return
+    report = dataset_url(open_workspace(settings).lab, record.report_digest)
+    trials = ", ".join(f"{count} {tier}" for tier, count in record.trials.items())
+    console.print(f"Session {record.name}: {record.neurons} neurons; trials {trials}; {sum(record.rejected.values())} rejected")
+    console.print(f"Quality report: {report}/report.md", soft_wrap=True)
+
+
+def extract(
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF, HDF5 or zarr with (frames, y, x).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the result; must not exist yet.")],
+    frame_rate: FrameRate,
+    pixel_size: Annotated[float | None, typer.Option(help="Edge of a pixel in micrometres.", show_default=False)] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the HDF5 dataset or zarr array, where there are several.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take any two-photon movie through motion correction, cells, traces and activity.
+
+    OUT gets extraction.zarr (opens with `xarray.open_zarr`), report.md and its pictures.
+    """
+    from sensorium_pipeline.extraction_folder import extract_movie
+
+    with progress_bars() as show:
+        metrics = extract_movie(movie, out, frame_rate=frame_rate, pixel_size=pixel_size, dataset=dataset, progress=show)
+    if json:
+        print_json(metrics)
+        return
+    console.print(f"{metrics.kept_cells} cells of {metrics.cells} candidates, median signal-to-noise {metrics.median_snr:.1f}")
+    console.print(f"Shifts {metrics.shift_rms:.2f} px RMS, {metrics.flagged_fraction:.1%} of {metrics.frames} frames flagged")
+    console.print(f"{out}/report.md", soft_wrap=True)
+
+
+def deconvolve(
+    traces: Annotated[Path, typer.Argument(metavar="TRACES", help=".npy with dF/F (neurons, frames).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".npy for the activity (neurons, frames).")],
+    frame_rate: FrameRate,
+    json: Json = False,
+) -> None:
+    """Infer activity from dF/F traces that come from elsewhere."""
+    from sensorium_pipeline.extraction_folder import deconvolve_file
+
+    with progress_bars() as show:
+        summary = deconvolve_file(traces, out, frame_rate=frame_rate, progress=show)
+    if json:
+        print_json(summary)
+    else:
+        console.print(f"{out}: {summary.neurons} neurons, {summary.frames} frames, median noise {summary.median_noise:.3g} dF/F")

@@ -1,0 +1,70 @@
+"""Commands of the operator: the demo, and the services of this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium_pipeline.cli.common import Json, Root, settings_of
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.terminal import console, print_json, progress_bars
+
+PANEL = "Run"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel=PANEL)(demo)
+    app.command(rich_help_panel=PANEL)(up)
+    app.command(rich_help_panel=PANEL)(down)
+
+
+def demo(
+    root: Root = None,
+    s3: Annotated[bool, typer.Option("--s3", help="Keep everything in a real S3 server, started on this machine.")] = False,
+) -> None:
+    """The main job on this machine: raw recordings of three mice to a published ranking.
+
+    Simulates the recordings, ingests them, makes and audits a release, submits baselines and two misbehaving models, evaluates all of
+    them in isolation on Dask through Prefect, ranks and publishes. What is done already is not done again.
+    """
+    from sensorium_pipeline.cli.demonstration import run_demo
+
+    run_demo(settings_of(root), s3=s3)
+
+
+def up(root: Root = None, json: Json = False) -> None:
+    """Keep a Prefect server with its deployments, a Prefect worker and a Dask cluster running on this machine."""
+    from sensorium_pipeline.services import start_services
+
+    settings = settings_of(root)
+    with progress_bars() as show:
+        services = start_services(settings, _deployments(), show)
+    if json:
+        print_json(services)
+        return
+    console.print(f"Prefect:   {services.prefect_ui}   (runs, artifacts, schedules)", soft_wrap=True)
+    console.print(f"Dask:      {services.dask_dashboard}   (scheduler {services.dask_address})", soft_wrap=True)
+    console.print(f"Workspace: {settings.root}   Logs: {services.folder / 'logs'}", soft_wrap=True)
+    console.print("Commands with the same --root use them from now on; stop them with `sensorium down`.", soft_wrap=True)
+
+
+def down(root: Root = None, json: Json = False) -> None:
+    """Stop what `sensorium up` started."""
+    from sensorium_pipeline.services import stop_services
+
+    services = stop_services(settings_of(root))
+    if json:
+        print_json(services)
+    else:
+        console.print(f"Stopped {', '.join(process.name for process in services.processes)}.", soft_wrap=True)
+
+
+def _deployments() -> Path:
+    """prefect.yaml of this checkout."""
+    import sensorium_pipeline
+
+    path = Path(sensorium_pipeline.__file__).resolve().parent.parent / "prefect.yaml"
+    if not path.is_file():
+        raise InputError("the deployments are missing", where=path, advice="Run `sensorium up` from an installation of the checkout.")
+    return path

@@ -1,0 +1,112 @@
+"""Commands around the catalogue: sessions, releases and the leak audit."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from sensorium_pipeline.cli.common import Json, Root, workspace_of
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.terminal import console, print_json, print_table
+
+PANEL = "Sessions and releases"
+State = Literal["open", "closed"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("sessions", rich_help_panel=PANEL)(list_sessions)
+    app.command(rich_help_panel=PANEL)(show)
+    app.command(rich_help_panel=PANEL)(release)
+    app.command(rich_help_panel=PANEL)(audit)
+
+
+def list_sessions(root: Root = None, json: Json = False) -> None:
+    """List the published sessions."""
+    from sensorium_pipeline.sessions import catalogue
+
+    found = catalogue.list_sessions(workspace_of(root).open)
+    if json:
+        print_json(found)
+        return
+    rows = [(s.name, s.role, s.track or "", s.neurons, sum(s.trials.values()), s.open_digest[:12]) for s in found]
+    print_table("Published sessions", ("session", "role", "track", "neurons", "trials", "digest"), rows)
+
+
+def show(session: Annotated[str, typer.Argument(help="Name of the session.")], root: Root = None, json: Json = False) -> None:
+    """Show what is in a published session, and the URL to open it with."""
+    from sensorium_pipeline.sessions.catalogue import show_session
+    from sensorium_pipeline.storage import dataset_url
+
+    workspace = workspace_of(root)
+    summary = show_session(workspace.open, session)
+    if json:
+        print_json(summary)
+        return
+    trials = ", ".join(f"{count} {tier}" for tier, count in summary.session.trials.items())
+    console.print(f"[bold]{summary.session.name}[/]: {summary.session.role}, tracks {', '.join(summary.tracks)}", highlight=False)
+    console.print(f"{summary.session.neurons} neurons; trials {trials}; {summary.images} images {summary.image_shape}", highlight=False)
+    console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
+    url = dataset_url(workspace.open, summary.session.open_digest)
+    console.print(f'xarray.open_datatree("{url}", engine="zarr")', soft_wrap=True, highlight=False)
+
+
+def release(
+    name: Annotated[str, typer.Argument(help="Name of the release.")],
+    sessions: Annotated[list[str] | None, typer.Argument(help="Its sessions; left out, the phases of the release change.")] = None,
+    live: Annotated[State | None, typer.Option(help="Show scores of the live tier (test).", show_default=False)] = None,
+    final: Annotated[State | None, typer.Option(help="Show scores of the final tier (final_test).", show_default=False)] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Reference baseline of a track, TRACK=TEAM/NAME; may be given once for each track.", show_default=False),
+    ] = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Audit sessions for leaks and name them a release, or open and close its tiers."""
+    from sensorium_pipeline.sessions import release as releases
+
+    workspace = workspace_of(root)
+    live_phase = releases.phase(live) if live else None
+    final_phase = releases.phase(final) if final else None
+    if sessions:
+        made, _ = releases.create_release(
+            workspace,
+            name,
+            sessions,
+            live=live_phase or releases.phase("open"),
+            final=final_phase or releases.phase("closed"),
+            references=dict(_reference(each) for each in reference or ()),
+        )
+    else:
+        made = releases.change_phases(workspace, name, live=live_phase, final=final_phase)
+    if json:
+        print_json(made)
+        return
+    rows = [(s.name, s.role, s.track or "both", s.open_digest[:12]) for s in made.sessions]
+    print_table(f"Release {made.name}: live {made.live.state}, final {made.final.state}", ("session", "role", "track", "digest"), rows)
+
+
+def audit(
+    release: Annotated[str | None, typer.Argument(help="Name of the release.")] = None, root: Root = None, json: Json = False
+) -> None:
+    """Look for leaks in the published bytes of a release; exit code 1 where there is one."""
+    from sensorium_pipeline.sessions.audit import audit_session
+    from sensorium_pipeline.sessions.release import choose_release
+
+    workspace = workspace_of(root)
+    reports = [audit_session(workspace, session.name, session.open_digest) for session in choose_release(workspace.open, release).sessions]
+    if json:
+        print_json(reports)
+    else:
+        for report in reports:
+            verdict = "passed" if report.passed else f"{len(report.findings)} findings"
+            console.print(f"{report.session}: {verdict} ({len(report.checks)} checks, {len(report.skipped)} skipped)", soft_wrap=True)
+    for report in reports:
+        report.refuse_leaks()
+
+
+def _reference(text: str) -> tuple[str, str]:
+    track, equals, name = text.partition("=")
+    if not equals:
+        raise InputError(f'"{text}" is not TRACK=TEAM/NAME', where="--reference", advice='Write it like "sensorium=organisers/cnn".')
+    return track, name

@@ -1,0 +1,51 @@
+"""Tables of a release: computed from stored scores, shown as artifacts, published."""
+
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from sensorium_pipeline.rankings.publication import Published, publish
+from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable
+from sensorium_pipeline.sessions.release import choose_release
+from sensorium_pipeline.tables import rank_all
+from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
+
+
+@task(name="compute rankings", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
+def compute_rankings(release: str | None, root: str | None) -> list[RankingTable]:
+    """Rank both tracks on the tiers that the release has opened; each table becomes an artifact."""
+    workspace = workspace_at(root)
+    chosen = choose_release(workspace.open, release)
+    tables = rank_all(workspace, chosen)
+    for table in tables:
+        create_table_artifact(
+            key=f"ranking-{table.track.replace('+', '-plus')}-{TIER_LABELS[table.tier]}",
+            table=[_cells(row, table) for row in range(len(table.rows))],
+            description=f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier, release {chosen.name}",
+        )
+    return tables
+
+
+@task(name="publish tables", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
+def publish_tables(release: str | None, tables: list[RankingTable], root: str | None) -> Published:
+    """Publish the tables; the same tables again make no new generation."""
+    workspace = workspace_at(root)
+    chosen = choose_release(workspace.open, release)
+    final_open = "final_test" in chosen.opened_tiers
+    published = publish(workspace.open, chosen.name, tables, final_open=final_open, time=datetime.now(UTC))
+    create_link_artifact(key="ranking-page", link=published.page, link_text=f"Ranking page of release {chosen.name}")
+    return published
+
+
+def _cells(index: int, table: RankingTable) -> dict[str, str]:
+    row = table.rows[index]
+    return {
+        "rank": str(row.rank or ""),
+        "team": row.team,
+        "model": row.model,
+        METRIC_LABELS[table.metric]: f"{row.score.value:.4f} ({row.score.low:.4f} to {row.score.high:.4f})" if row.score else "",
+        "improvement": f"{row.improvement_percent:+.1f} %" if row.improvement_percent is not None else "",
+        "status": row.status,
+        "reason": row.reason,
+    }
