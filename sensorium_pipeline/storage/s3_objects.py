@@ -1,6 +1,7 @@
 """Objects of an S3 server as a store."""
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class S3Objects:
         if not self._bucket:
             raise InputError("the URL does not name a bucket", where=self.url, advice="Write s3://bucket/prefix")
         self._filesystem: Any = None
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
         # Connections stay in the process that opened them.
@@ -163,7 +165,9 @@ class S3Objects:
 
     @property
     def _s3(self) -> Any:
-        if self._filesystem is None:
+        # Connections do not survive a fork.
+        if self._filesystem is None or self._process != os.getpid():
+            self._process = os.getpid()
             self._filesystem = s3fs.S3FileSystem(
                 **self.storage_options,
                 **self._client_options,

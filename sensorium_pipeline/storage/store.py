@@ -9,7 +9,6 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.settings import RootSettings
 from sensorium_pipeline.storage.backend import CREATE_LIMIT_BYTES, Backend, Names, StoredObjects
 from sensorium_pipeline.storage.local_files import LocalFiles
-from sensorium_pipeline.storage.s3_objects import S3Objects
 
 
 class Store:
@@ -128,6 +127,9 @@ def _open_backend(root: RootSettings) -> Backend:
     if not url:
         raise InputError("no root is given", where="SENSORIUM_ROOT", advice="Set it to a folder, file:///... or s3://bucket/prefix")
     if url.startswith("s3://"):
+        # Imported here: s3fs takes most of a second, for which commands on local folders need not wait.
+        from sensorium_pipeline.storage.s3_objects import S3Objects
+
         return S3Objects(root)
     if url.startswith("file://"):
         rest = url.removeprefix("file://").removeprefix("localhost")

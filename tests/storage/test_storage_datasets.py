@@ -161,7 +161,7 @@ class TestConformance:
 
     def test_parallel_writers_own_whole_shards(self, root: RootSettings, store: Store) -> None:
         # What a cluster does: a skeleton first, then each writer its own shards.
-        values = np.random.default_rng(0).normal(size=(6000, 3000)).astype(np.float32)
+        values = np.random.default_rng(0).integers(0, 4, size=(6000, 3000)).astype(np.float32)
         with stage(store) as staged:
             staged.write_tree(xr.DataTree.from_dict({"/": xr.Dataset(attrs={"session": "a"})}))
             rows, columns = staged.create_array("responses/response", dims=("trial", "neuron"), shape=values.shape, dtype="f4")
