@@ -267,7 +267,8 @@ def _box(footprint: Float32) -> tuple[slice, slice]:
 
 def _place(cell: _Cell, window: tuple[slice, slice]) -> Float32:
     """The footprint of a cell as seen in another window."""
-    whole = np.zeros([max(a.stop, b.stop) for a, b in zip(window, cell.window, strict=True)], np.float32)
+    height, width = (int(max(a.stop, b.stop)) for a, b in zip(window, cell.window, strict=True))
+    whole = np.zeros((height, width), np.float32)
     whole[cell.window] = cell.footprint
     return whole[window]
 

@@ -11,6 +11,7 @@ The binned movie lies on scratch disk and is worked on in overlapping blocks, so
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def _blocks(height: int, width: int, margin: int) -> Iterator[_Block]:
     def sides(length: int) -> list[tuple[slice, slice]]:
         count = max(round(length / BLOCK), 1)
         edges = np.linspace(0, length, count + 1).astype(int).tolist()
-        return [(slice(a, b), slice(max(a - margin, 0), min(b + margin, length))) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [(slice(a, b), slice(max(a - margin, 0), min(b + margin, length))) for a, b in pairwise(edges)]
 
     for rows in sides(height):
         for columns in sides(width):

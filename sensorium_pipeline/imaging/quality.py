@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from sensorium_pipeline.recordings.movie import Movie
+
 
 class PlaneMetrics(BaseModel):
     """Measurements of one extracted plane; every number is finite (zero where nothing could be measured).
@@ -17,15 +19,16 @@ class PlaneMetrics(BaseModel):
         shift_rms: root mean square of the rigid shifts about their mean, pixels (both axes together).
         largest_shift: largest shift of a frame that is not flagged, pixels.
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
-        crispness_before: root mean square gradient of the mean image before motion correction, over its mean brightness.
+        crispness_before: norm of the gradient of the mean image before motion correction.
         crispness_after: the same after it.
         cells: cells found.
         kept_cells: cells kept.
         median_snr: median signal-to-noise of the kept cells (see `PlaneExtraction.snr`).
         median_noise: median noise of the kept cells' dF/F, a standard deviation within a frame.
-        bleaching: brightness lost between the first and the last tenth of the recording, a share of the first.
+        median_neuropil_coefficient: part of the neuropil that was subtracted from the kept cells, median.
+        bleaching: brightness (above the darkest pixels) lost from the first to the last tenth of the recording, a share of the first.
         photons: photons a pixel and frame, from the ratio of the mean to the variance of the frame-to-frame noise.
-        saturated_fraction: share of the pixels of the maximum image that stand at the brightest value any pixel has.
+        saturated_fraction: share of the pixels that reach the brightest value of all, within the sampled frames.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +48,7 @@ class PlaneMetrics(BaseModel):
     bleaching: float
     photons: float
     saturated_fraction: float
+    median_neuropil_coefficient: float = 0.0
 
 
 class QualityGates(BaseModel):
@@ -89,11 +93,36 @@ def judge(metrics: PlaneMetrics, gates: QualityGates = QualityGates()) -> list[G
     ]
 
 
-def crispness(image: NDArray[np.float32]) -> float:
-    """Root mean square gradient of an image (y, x) over its mean brightness above its darkest percentile; 0 for a flat image."""
-    image = np.nan_to_num(np.asarray(image, np.float64))
-    brightness = float(np.mean(image) - np.percentile(image, 1))
-    if brightness <= 0 or min(image.shape) < 2:
+def measure_recording(movie: Movie, sample: int = 100) -> tuple[float, float, float]:
+    """Bleaching, photons a pixel and frame, and saturated fraction of a raw movie, from frames evenly over it (see `PlaneMetrics`).
+
+    The noise of a detector that counts photons grows with brightness: the slope of variance against mean over pixels is the gain
+    (counts a photon). Frames next to each other are compared, so that activity and motion add little.
+    """
+    starts = np.unique(np.linspace(0, max(movie.frames - 2, 0), min(sample, max(movie.frames // 2, 1))).astype(int))
+    pairs = np.stack([movie.read(int(start), int(start) + 2) for start in starts if start + 2 <= movie.frames]).astype(np.float64)
+    pairs = pairs[np.isfinite(pairs).all((1, 2, 3))]
+    if len(pairs) == 0:
+        return 0.0, 0.0, 0.0
+    mean, variance = pairs.mean((0, 1)), np.mean((pairs[:, 1] - pairs[:, 0]) ** 2, axis=0) / 2
+    brightest = pairs.max()
+    saturated = float(np.mean(pairs.max((0, 1)) >= brightest)) if brightest > pairs.min() else 1.0
+    dark = float(np.percentile(mean, 1))
+    tenth = max(len(pairs) // 10, 1)
+    first, last = pairs[:tenth].mean() - dark, pairs[-tenth:].mean() - dark
+    bleaching = float((first - last) / first) if first > 0 else 0.0
+    return float(np.clip(bleaching, -1, 1)), _photons(mean.ravel(), variance.ravel()), saturated
+
+
+def _photons(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> float:
+    """Photons a pixel from the line through variance against mean, over twenty groups of pixels alike in brightness."""
+    order = np.array_split(np.argsort(mean, kind="stable"), 20)
+    groups = [group for group in order if len(group)]
+    x, y = np.array([mean[group].mean() for group in groups]), np.array([np.median(variance[group]) for group in groups])
+    if len(groups) < 3 or np.ptp(x) <= 0:
         return 0.0
-    rows, columns = np.gradient(image)
-    return float(np.sqrt(np.mean(rows**2 + columns**2)) / brightness)
+    gain, intercept = np.polyfit(x, y, 1)
+    if gain <= 0:
+        return 0.0
+    # Where the variance would be zero, no light falls; a gain from the line alone needs no black level.
+    return float(max(np.mean(x) + min(intercept, 0.0) / gain, 0.0) / gain)
