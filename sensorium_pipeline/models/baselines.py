@@ -15,11 +15,18 @@ BASELINES: Mapping[str, ModelConfiguration] = {"ln": ModelConfiguration(linear=T
 
 # The `[parameters]` table, beside the architecture, of a baseline that trains in under a minute on one CPU core with two sessions
 # of 100 neurons and 700 images of 36 x 64. Two layers hold an energy cell (four phases, rectified, then summed). The positions
-# start widely spread, so that few steps suffice to find where a neuron looks; and the running statistics of batches this small
-# are averaged over many.
+# start widely spread and the steps are small, so that every neuron is found within few of them; the running statistics of batches
+# this small are averaged over many.
 DEMO: Mapping[str, Mapping[str, Any]] = {
-    "model": {"layers": 2, "hidden_channels": 16, "hidden_kernel": 5, "initial_sigma": 0.3, "batch_norm_momentum": 0.1},
-    "training": {"epochs": 30, "batch_size": 32},
+    "model": {
+        "layers": 2,
+        "hidden_channels": 16,
+        "hidden_kernel": 3,
+        "initial_sigma": 0.3,
+        "batch_norm_momentum": 0.1,
+        "laplace_weight": 1.0,
+    },
+    "training": {"epochs": 30, "batch_size": 32, "learning_rate": 0.005, "patience": 8},
 }
 
 _BEHAVIOR_OF_TRACK = {"sensorium": False, "sensorium+": True}

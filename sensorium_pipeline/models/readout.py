@@ -47,6 +47,10 @@ class GaussianReadout(nn.Module):
             dense(configuration.position_features, 2, generator),
             nn.Tanh(),
         )
+        # Every neuron starts in the middle of the image: a random map of the cortex onto the image, mirrored perhaps, would first
+        # have to be unlearnt, and with few trials never is.
+        nn.init.zeros_(self.position[2].weight)
+        nn.init.zeros_(self.position[2].bias)
         self.sigma = nn.Parameter(torch.empty(neurons, 2, 2).uniform_(-sigma, sigma, generator=generator))
         self.features = nn.Parameter(torch.full((neurons, channels), 1 / channels))
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32))

@@ -54,10 +54,11 @@ def test_predictions_are_in_standardised_units(make_session: Callable) -> None:
     assert made.data.training.responses.mean() > 1.5 * expected
 
 
+@pytest.mark.slow
 def test_cnn_beats_ln_on_energy_cells_in_the_demo_configuration(make_session: Callable) -> None:
-    # One session and two thirds of the demo's steps, which is enough for the order: LN cannot hold an energy cell.
-    made = [make_session("a", 1, neurons=40, training=600, shape=(36, 64))]
-    parameters = {**DEMO, "training": {**DEMO["training"], "epochs": 25}}
+    # The demo's sessions and two thirds of its epochs, which is enough for the order: LN cannot hold an energy cell.
+    made = [make_session(name, seed, neurons=100, training=700, shape=(36, 64)) for name, seed in (("a", 0), ("b", 1))]
+    parameters = {**DEMO, "training": {**DEMO["training"], "epochs": 18}}
     reached = {}
     for architecture in ("ln", "cnn"):
         model = build(context(made, architecture, "sensorium", parameters))
