@@ -57,6 +57,12 @@ class Spectrum:
         # Weights are its inverse: a movie without noise, or without any power at some frequency, must not make them infinite.
         return cls(frequency[count > 0], np.maximum(mean, max(1e-6 * float(mean.max()), 1e-12)))
 
+    @classmethod
+    def white(cls, images: Float32) -> "Spectrum":
+        """White noise as strong as images (n, y, x) are at the highest frequencies, which optics leave to noise."""
+        whole = cls.of(images - images.mean((1, 2), keepdims=True))
+        return cls(whole.frequency, np.full_like(whole.power, np.median(whole.power[-max(len(whole.power) // 4, 1) :])))
+
     def at(self, radius: Float64) -> Float64:
         """Power at these frequencies (cycles a pixel)."""
         return np.interp(radius, self.frequency, self.power)
@@ -276,7 +282,7 @@ class Aligner:
         part_x = vertex(near[each, row, (column - 1).clamp(0)], near[each, row, (column + 1).clamp(max=last_column)])
         part_y, part_x = part_y * ~at_bound, part_x * ~at_bound
         shifts = torch.stack([row - reach_y + part_y, column - reach_x + part_x], 1) * self._halving
-        gain = (top / self._peak).clamp(0.2, 5.0)
+        gain = (top / max(self._peak, 1e-30)).clamp(0.2, 5.0)
         return shifts.float().numpy(), gain.float().numpy(), at_bound.numpy()
 
     def align(
@@ -311,11 +317,14 @@ class Aligner:
                 self.fine.refine(frames[n], offset[n], gain[n], fields[n], fine_gain, _FINE_STEPS, measured[n], statistics)
 
         share(refine, count, pool, threads)
+        # A field that ran away (a frame that shows something else) falls back to the rigid shift.
+        away = ~(np.abs(fields - shifts[:, None, None]).max((1, 2, 3)) <= min(self._largest))
         if variance is None:
-            telling = ~at_bound if use is None else ~at_bound & use
+            telling = ~(at_bound | away) if use is None else ~(at_bound | away) & use
             variance = self.deviation_variance(measured[telling]) if telling.any() else 0.0
         final = self._posterior(self.fine, variance)
         start = (measured @ final.T).reshape(count, 2, *self.nodes).transpose(0, 2, 3, 1)
+        start = np.where(away[:, None, None, None], shifts[:, None, None], start)
         correlation = np.empty(count, np.float32)
 
         def finish(span: range) -> None:
@@ -327,6 +336,12 @@ class Aligner:
 
         share(finish, count, pool, threads)
         return Alignments(fields, correlation, gain, at_bound, variance)
+
+    def polish(self, frame: Float32, gain: np.float32, field: Float32, variance: float) -> np.float32:
+        """One more step, in place, for a frame (y, x) whose field came from an aligner at lower resolution; the correlation."""
+        statistics, unused = np.empty(6), np.empty(2 * self.nodes[0] * self.nodes[1])
+        self.fine.refine(frame, np.float32(frame.mean()), gain, field, self._posterior(self.fine, variance), 1, unused, statistics)
+        return _pearson(statistics)
 
     def _evidence_basis(self) -> tuple[Float64, Float64]:
         """Directions (2 nodes, n) of the evidence without its rigid part, of unit noise, and how much of the prior each one sees.

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.alignment import share
+from sensorium_pipeline.imaging.alignment import Aligner, Alignments, Spectrum, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
-from sensorium_pipeline.imaging.interpolation import PADDING, accumulate, bin_frame, prepare_frame, round_frame, warp_frame
+from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, round_frame, warp_frame
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.summary_images import SummaryImages, coverage, crispness
 from sensorium_pipeline.imaging.template import Template, build_template
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
@@ -171,12 +172,24 @@ class _Correction:
         self.variance = None if parameters.non_rigid else 0.0
         fields = self.template.sample.fields * self.factor
         fine = self.template.sample.correlation >= self.template.lowest_correlation
-        mean, moved = _Summary((height, width), pool, threads), np.empty((16, height, width), np.float32)
+        if not fine.any():
+            fine[:] = True
+        mean, moved = SummaryImages((height, width), pool, threads), np.empty((16, height, width), np.float32)
         for start in range(0, len(sample), 16):
             part = slice(start, start + 16)
             self._warp(sample[part], fields[part], moved)
             mean.add(moved[: len(sample[part])], fine[part])
         self.image = mean.images()[0]
+        self.full: Aligner | None = None
+        if self.factor == 2:
+            # Half the resolution finds the way; bilinear sampling there is off by up to a tenth of a pixel, which the last step makes good.
+            few = np.flatnonzero(fine)[:: max(int(fine.sum()) // 32, 1)][:32]
+            moved = np.empty((len(few), height, width), np.float32)
+            self._warp(sample[few], fields[few], moved)
+            moved -= moved.mean((1, 2), keepdims=True)
+            moved -= (self.image - self.image.mean()) * self.template.sample.gain[few][:, None, None]
+            reach_full = (reach[0] * 2, reach[1] * 2)
+            self.full = Aligner(self.image, Spectrum.of(moved), int(fine.sum()), self.nodes, reach_full, max(height, width) / 4)
         self.dtype = _stored_type(sample)
 
     def _sample(self, count: int) -> Frames:
@@ -228,12 +241,30 @@ class _Correction:
 
         share(work, len(raw), self.pool, self.threads)
 
+    def _polish(self, raw: Frames, found: Alignments, fields: Float32, correlation: Float32, usable: NDArray[np.bool_]) -> None:
+        """The last step at full resolution: fields (n, rows, columns, 2) and correlation (n,) in place."""
+        full, (height, width) = self.full, (self.movie.height, self.movie.width)
+        if full is None:
+            return
+        variance = found.deviation_variance * self.factor**2
+
+        def work(span: range) -> None:
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            exact = np.empty((height, width), np.float32)
+            for n in span:
+                if usable[n] and not found.at_bound[n]:
+                    prepare_frame(raw[n], self.raster_phase, padded)
+                    bin_frame(padded, PADDING, 1, exact)
+                    correlation[n] = full.polish(exact, found.gain[n], fields[n], variance)
+
+        share(work, len(raw), self.pool, self.threads)
+
     def run(self, path: Path, started: float) -> tuple[MotionResult, CorrectedMovie]:
         movie = self.movie
         shape = (movie.height, movie.width)
         fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
         correlation, reason = np.zeros(movie.frames, np.float32), np.full(movie.frames, FINE, dtype="<U40")
-        before, after = _Summary(shape, self.pool, self.threads), _Summary(shape, self.pool, self.threads)
+        before, after = SummaryImages(shape, self.pool, self.threads), SummaryImages(shape, self.pool, self.threads)
         last_good: Float32 | None = None
         # Kept from chunk to chunk: asking the system for fresh memory costs more than the arithmetic done in it.
         binned = np.empty((self.chunk, movie.height // self.factor, movie.width // self.factor), np.float32)
@@ -248,8 +279,10 @@ class _Correction:
                 reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
                 reason[start:stop][usable & found.at_bound] = OUT_OF_RANGE
                 good = reason[start:stop] == FINE
-                last_good = _bridge(fields[start:stop], good, last_good)
                 moved = writer.buffer(len(raw))
+                if self.full is not None:
+                    self._polish(seen, found, fields[start:stop], correlation[start:stop], usable)
+                last_good = _bridge(fields[start:stop], good, last_good)
                 self._warp(seen, fields[start:stop], moved)
                 for n in np.flatnonzero(reason[start:stop] == NOT_FINITE):
                     moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
@@ -276,7 +309,7 @@ class _Correction:
             mean_after=mean_after,
             max_before=max_before,
             max_after=max_after,
-            coverage=_coverage(shifts[~flagged] if not flagged.all() else shifts, *shape),
+            coverage=coverage(shifts[~flagged] if not flagged.all() else shifts, *shape),
             crispness_before=crispness(mean_before),
             crispness_after=crispness(mean_after),
             frames_per_second=movie.frames / max(time.perf_counter() - started, 1e-9),
@@ -298,36 +331,6 @@ class _Correction:
                 if start + length < movie.frames:
                     ahead = reader.submit(read, start + length)
                 yield start, raw
-
-
-class _Summary:
-    """Mean and maximum of frames that come chunk by chunk."""
-
-    def __init__(self, shape: tuple[int, int], pool: ThreadPoolExecutor, threads: int) -> None:
-        self._total, self._count = np.zeros(shape), 0
-        self._largest = np.full(shape, -np.inf, np.float32)
-        self._pool, self._threads = pool, threads
-
-    def add(self, frames: Frames, use: NDArray[np.bool_]) -> None:
-        share(
-            lambda span: accumulate(frames, use, span.start, span.stop, self._total, self._largest),
-            self._total.shape[0],
-            self._pool,
-            self._threads,
-        )
-        self._count += int(use.sum())
-
-    def images(self) -> tuple[Float32, Float32]:
-        if self._count == 0:
-            nothing = np.full(self._total.shape, np.nan, np.float32)
-            return nothing, nothing.copy()
-        return (self._total / self._count).astype(np.float32), self._largest
-
-
-def crispness(image: NDArray[np.floating]) -> float:
-    """Frobenius norm of the gradient of an image (y, x): larger where the mean of a movie is sharper."""
-    slope_y, slope_x = np.gradient(image.astype(np.float64))
-    return float(np.sqrt((slope_y**2 + slope_x**2).sum()))
 
 
 def _native(frames: Frames) -> Frames:
@@ -383,16 +386,3 @@ def _node_weights(count: int) -> NDArray[np.float64]:
 def _block_centres(shape: tuple[int, int], nodes: tuple[int, int]) -> Float32:
     axes = [np.linspace(0, length - 1, count) for length, count in zip(shape, nodes, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
-
-
-def _coverage(shifts: Float32, height: int, width: int) -> Float32:
-    """Fraction of frames, moved by `shifts` (n, 2), that cover each pixel (y, x)."""
-    covered = np.zeros((height, width), np.float32)
-    for start in range(0, len(shifts), 4096):
-        part = shifts[start : start + 4096]
-        rows, columns = (
-            ((place >= -0.5) & (place <= length - 0.5)).astype(np.float32)
-            for place, length in ((np.arange(height)[None] + part[:, :1], height), (np.arange(width)[None] + part[:, 1:], width))
-        )
-        covered += rows.T @ columns
-    return covered / np.float32(max(len(shifts), 1))

@@ -46,10 +46,8 @@ def build_template(
     from it gives the spectrum of the noise for the next round; from the second round on, along displacement fields.
     """
     mean = _most_alike(frames)
-    noise = Spectrum.of(
-        (frames[: min(len(frames), 50)] - mean[None]) - (frames[: min(len(frames), 50)] - mean[None]).mean((1, 2), keepdims=True)
-    )
-    averaged = min(_SEED_FRAMES, len(frames))
+    noise = Spectrum.white(frames[: min(len(frames), 50)])
+    averaged = int(np.clip(len(frames) // 15, 1, _SEED_FRAMES))
     for k in range(_ROUNDS + 1):
         aligner = Aligner(mean, noise, averaged, nodes, largest_shift, smoothness)
         alignments = aligner.align(frames, pool, threads, variance=0.0 if rigid or k == 0 else None)
@@ -76,7 +74,7 @@ def _most_alike(frames: Float32) -> Float32:
     flat = flat - flat.mean(1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     alike = flat @ flat.T
-    friends = min(_SEED_FRAMES, len(frames))
+    friends = int(np.clip(len(frames) // 15, 1, _SEED_FRAMES))
     best = np.sort(alike, axis=1)[:, -friends:].mean(1)
     chosen = np.argsort(-alike[int(np.argmax(best))], kind="stable")[:friends]
     return frames[np.sort(chosen)].mean(0)

@@ -1,0 +1,58 @@
+"""Images that sum a movie up: mean, maximum, how sharp the mean is, and how often each pixel was seen."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium_pipeline.imaging.alignment import share
+from sensorium_pipeline.imaging.interpolation import accumulate
+
+Float32 = NDArray[np.float32]
+Frames = NDArray[Any]
+
+
+class SummaryImages:
+    """Mean and maximum of frames that come chunk by chunk."""
+
+    def __init__(self, shape: tuple[int, int], pool: ThreadPoolExecutor, threads: int) -> None:
+        self._total, self._count = np.zeros(shape), 0
+        self._largest = np.full(shape, -np.inf, np.float32)
+        self._pool, self._threads = pool, threads
+
+    def add(self, frames: Frames, use: NDArray[np.bool_]) -> None:
+        """Take in those of the frames (n, y, x) that have `use`."""
+        share(
+            lambda span: accumulate(frames, use, span.start, span.stop, self._total, self._largest),
+            self._total.shape[0],
+            self._pool,
+            self._threads,
+        )
+        self._count += int(use.sum())
+
+    def images(self) -> tuple[Float32, Float32]:
+        """Mean and maximum (y, x); NaN when there was no frame."""
+        if self._count == 0:
+            nothing = np.full(self._total.shape, np.nan, np.float32)
+            return nothing, nothing.copy()
+        return (self._total / self._count).astype(np.float32), self._largest
+
+
+def crispness(image: NDArray[np.floating]) -> float:
+    """Frobenius norm of the gradient of an image (y, x): larger where the mean of a movie is sharper."""
+    slope_y, slope_x = np.gradient(image.astype(np.float64))
+    return float(np.sqrt((slope_y**2 + slope_x**2).sum()))
+
+
+def coverage(shifts: Float32, height: int, width: int) -> Float32:
+    """Fraction of frames, moved by `shifts` (n, 2), that cover each pixel (y, x)."""
+    covered = np.zeros((height, width), np.float32)
+    for start in range(0, len(shifts), 4096):
+        part = shifts[start : start + 4096]
+        rows, columns = (
+            ((place >= -0.5) & (place <= length - 0.5)).astype(np.float32)
+            for place, length in ((np.arange(height)[None] + part[:, :1], height), (np.arange(width)[None] + part[:, 1:], width))
+        )
+        covered += rows.T @ columns
+    return covered / np.float32(max(len(shifts), 1))
