@@ -1,12 +1,13 @@
 """The cells of one block of a binned movie: greedy search, then all footprints fitted together."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
+
+from sensorium_pipeline.imaging.cell_kernels import event_energy, footprint_of, smooth, step_noise, subtract, trace_of
 
 Float32 = NDArray[np.float32]
 
@@ -132,43 +133,25 @@ def prepare(stack: Float32, rate: float, parameters: CellParameters) -> Float32:
     length = round(parameters.high_pass * rate)
     if length < bins:
         stack -= ndimage.uniform_filter1d(stack, length, axis=2, mode="nearest")
-    step = stack[:, :, 1:] - stack[:, :, :-1]
-    noise = np.sqrt(np.einsum("yxt,yxt->yx", step, step) / (2 * max(bins - 1, 1))).astype(np.float32)
-    del step
+    noise = step_noise(stack)
     usual = float(np.median(noise[noise > 0])) if (noise > 0).any() else 1.0
     # A pixel that hardly varies (beyond the edge of the field) must not become loud.
     noise = np.maximum(noise, 0.3 * usual)
     stack /= noise[:, :, None]
-    stack -= _smooth(stack, parameters.neuropil_scale)
+    stack -= smooth(stack, parameters.neuropil_scale)
     return noise
-
-
-def _smooth(stack: Float32, scale: float) -> Float32:
-    """Gaussian over y and x: as products with band matrices, which for such short sides is faster than a filter."""
-    height, width, bins = stack.shape
-    along_rows = (_gaussian(height, scale) @ stack.reshape(height, -1)).reshape(height, width, bins)
-    return np.matmul(_gaussian(width, scale), along_rows)
-
-
-@lru_cache(maxsize=256)
-def _gaussian(length: int, scale: float) -> Float32:
-    """Matrix of a Gaussian filter along an axis, reflected at its ends."""
-    matrix = ndimage.gaussian_filter1d(np.eye(length), scale, axis=0, mode="reflect", truncate=3.0)
-    return np.asarray(matrix, np.float32)
 
 
 def _events(stack: Float32, gain: Float32) -> Float32:
     """Energy of events at every pixel of a smoothed stack whose noise is `gain` (y, x): standard deviations above noise alone."""
-    events = np.where(stack > EVENT * gain[:, :, None], stack, 0)
-    energy = np.einsum("yxt,yxt->yx", events, events) / gain**2
+    energy = event_energy(stack, EVENT * gain) / gain**2
     bins = stack.shape[2]
     return ((energy - bins * EVENT_MEAN) / np.sqrt(bins * EVENT_VARIANCE)).astype(np.float32)
 
 
-def _gain(smooth: Float32) -> Float32:
+def _gain(smoothed: Float32) -> Float32:
     """Standard deviation of the noise of a smoothed stack (y, x): medians along lines, since most of a line shows no cell."""
-    step = smooth[:, :, 1:] - smooth[:, :, :-1]
-    noise = np.sqrt(np.einsum("yxt,yxt->yx", step, step) / (2 * max(step.shape[2], 1)))
+    noise = step_noise(smoothed)
     # Larger towards the edges of the field, where a filter sees fewer pixels and motion correction repeats some.
     return np.maximum(np.maximum(np.median(noise, axis=1)[:, None], np.median(noise, axis=0)[None]), 1e-6).astype(np.float32)
 
@@ -178,25 +161,25 @@ def _search(stack: Float32, parameters: CellParameters) -> list[_Cell]:
     height, width, _ = stack.shape
     gains, maps = [], []
     for scale in parameters.scales:
-        smooth = _smooth(stack, scale)
-        gains.append(_gain(smooth))
-        maps.append(_events(smooth, gains[-1]))
+        smoothed = smooth(stack, scale)
+        gains.append(_gain(smoothed))
+        maps.append(_events(smoothed, gains[-1]))
     score = np.stack(maps)
     cells: list[_Cell] = []
     while len(cells) < MOST_CELLS:
-        index, y, x = np.unravel_index(int(np.argmax(score)), score.shape)
+        index, y, x = (int(place) for place in np.unravel_index(int(np.argmax(score)), score.shape))
         if score[index, y, x] < parameters.threshold:
             break
         window = (slice(max(y - REACH, 0), min(y + REACH + 1, height)), slice(max(x - REACH, 0), min(x + REACH + 1, width)))
         local = stack[window]
-        seed = (int(y) - window[0].start, int(x) - window[1].start)
+        seed = (y - window[0].start, x - window[1].start)
         cell = _grow(local, seed, parameters.scales[index], window, parameters.mask)
         if cell is None:
             score[:, y, x] = 0
             continue
         cells.append(cell)
         box = _box(cell.footprint)
-        stack[window][box] -= cell.footprint[box][:, :, None] * cell.trace
+        subtract(stack[window], cell.footprint, cell.trace)
         _update(score, stack, window, box, gains, parameters.scales)
         # Whatever the subtraction left there, the same place is not asked twice.
         score[:, y, x] = 0
@@ -217,7 +200,7 @@ def _update(
             outer.append(slice(start, min(last + reach, length)))
             inner.append(slice(first - start, last - start))
         place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
-        fresh = _events(_smooth(stack[outer[0], outer[1]], scale)[inner[0], inner[1]], gains[index][place])
+        fresh = _events(smooth(stack[outer[0], outer[1]], scale)[inner[0], inner[1]], gains[index][place])
         # Places that were given up stay given up.
         score[index, place[0], place[1]] = np.where(score[index, place[0], place[1]] > 0, fresh, 0)
 
@@ -226,22 +209,20 @@ def _grow(local: Float32, seed: tuple[int, int], scale: float, window: tuple[sli
     """A footprint and its trace from a seed on, within a window (y, x, bins); None where they fade away."""
     rows, columns = np.mgrid[: local.shape[0], : local.shape[1]]
     footprint = np.exp(-((rows - seed[0]) ** 2 + (columns - seed[1]) ** 2) / (2 * scale**2)).astype(np.float32)
-    flat = local.reshape(-1, local.shape[2])
     for _ in range(GROWTHS):
-        trace = footprint.reshape(-1) @ flat / np.sum(footprint**2)
+        trace = trace_of(local, footprint)
         gain = 1 / np.sqrt(np.sum(footprint**2))
         events = np.where(trace > EVENT * gain, trace, 0).astype(np.float32)
         energy = float(events @ events)
         if energy <= 0:
             return None
-        fitted = (flat @ events / energy).reshape(footprint.shape)
+        fitted = footprint_of(local, events)
         # Pixels must stand out of the noise of the regression.
         fitted[fitted < 3 / np.sqrt(energy)] = 0
         footprint = _connected(fitted, part, seed)
         if not footprint.any():
             return None
-    trace = footprint.reshape(-1) @ flat / np.sum(footprint**2)
-    return _Cell(window, footprint, trace.astype(np.float32))
+    return _Cell(window, footprint, trace_of(local, footprint))
 
 
 def _connected(footprint: Float32, part: float, seed: tuple[int, int] | None = None) -> Float32:
@@ -310,7 +291,7 @@ def _without_unions(stack: Float32, cells: list[_Cell], parameters: CellParamete
                 parts += 1
         if parts >= 2 and covered.sum() > UNION * mask.sum():
             rest.remove(cell)
-            stack[cell.window] += cell.footprint[:, :, None] * cell.trace
+            subtract(stack[cell.window], -cell.footprint, cell.trace)
     return rest
 
 
@@ -331,18 +312,14 @@ def _refine(stack: Float32, cells: list[_Cell], rounds: int) -> None:
         supports.append(np.ascontiguousarray(support[box]))
     for _ in range(rounds):
         for cell, support in zip(cells, supports, strict=True):
-            energy = float(cell.trace @ cell.trace)
-            if energy <= 0 or not cell.footprint.any():
+            if not cell.trace.any() or not cell.footprint.any():
                 continue
             local = stack[cell.window]
-            flat = local.reshape(-1, local.shape[2])  # a copy: the window is not contiguous
-            old = cell.footprint.reshape(-1)
-            fitted = np.maximum(flat @ cell.trace / energy + old, 0) * support.reshape(-1)
+            fitted = np.maximum(footprint_of(local, cell.trace) + cell.footprint, 0) * support
             if not fitted.any():
                 continue
-            # The residual seen by the trace is that of the new footprint.
-            flat -= np.outer(fitted - old, cell.trace)
-            change = fitted @ flat / np.sum(fitted**2)
-            flat -= np.outer(fitted, change)
-            stack[cell.window] = flat.reshape(local.shape)
-            cell.footprint, cell.trace = fitted.reshape(support.shape).astype(np.float32), (cell.trace + change).astype(np.float32)
+            # The trace is fitted to what the new footprint leaves.
+            subtract(local, fitted - cell.footprint, cell.trace)
+            change = trace_of(local, fitted)
+            subtract(local, fitted, change)
+            cell.footprint, cell.trace = fitted.astype(np.float32), cell.trace + change
