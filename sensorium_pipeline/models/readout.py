@@ -41,16 +41,12 @@ class GaussianReadout(nn.Module):
         neurons, channels, sigma = len(grid), configuration.hidden_channels, configuration.initial_sigma
         self.feature_weight = configuration.feature_weight
         self.register_buffer("grid", torch.tensor(grid, dtype=torch.float32))
-        self.position = nn.Sequential(
-            dense(2, configuration.position_features, generator),
-            nn.ELU(),
-            dense(configuration.position_features, 2, generator),
-            nn.Tanh(),
-        )
+        last = dense(configuration.position_features, 2, generator)
         # Every neuron starts in the middle of the image: a random map of the cortex onto the image, mirrored perhaps, would first
         # have to be unlearnt, and with few trials never is.
-        nn.init.zeros_(self.position[2].weight)
-        nn.init.zeros_(self.position[2].bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.position = nn.Sequential(dense(2, configuration.position_features, generator), nn.ELU(), last, nn.Tanh())
         self.sigma = nn.Parameter(torch.empty(neurons, 2, 2).uniform_(-sigma, sigma, generator=generator))
         self.features = nn.Parameter(torch.full((neurons, channels), 1 / channels))
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32))
