@@ -1,6 +1,6 @@
 """Submissions -> predictions in isolation -> scores -> ranking -> publication: the nightly flow."""
 
-from typing import Literal
+from typing import Literal, cast
 
 from prefect import flow, get_run_logger
 from pydantic import BaseModel, ConfigDict
@@ -57,7 +57,7 @@ def evaluate_submissions(
                 future.wait()
                 # A platform's failure of one submission must not hide the results of the others.
                 if future.state.is_completed():
-                    results.append(future.result())
+                    results.append(cast(SubmissionResult, future.result()))  # the task returns a state that holds it
                 else:
                     broken.append(job.identifier)
     if publish:

@@ -37,9 +37,10 @@ from sensorium_pipeline.storage import (
 from sensorium_pipeline.submissions.evaluation import CONSOLE, CPU, PREDICTIONS, STATE, Device, RunOutcome, predict_images, run_submission
 from sensorium_pipeline.submissions.inbox import SubmissionRecord, fetch_submission, list_submissions
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions
+from sensorium_pipeline.submissions.release import stage_release
 from sensorium_pipeline.submissions.sandbox import never
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
-from sensorium_pipeline.training.data import SessionData, TrialInputs
+from sensorium_pipeline.training.data import SessionData
 
 HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
 DeviceClass = Literal["cpu", "cuda"]
@@ -52,12 +53,16 @@ class _Record(BaseModel):
 
 
 class Job(_Record):
-    """One submission to be held against one release; `identifier` is the submission's `team/track/number`."""
+    """One submission to be held against one release."""
 
-    identifier: str
     submission: SubmissionRecord
     release: Release
     device_class: DeviceClass = "cpu"
+
+    @property
+    def identifier(self) -> str:
+        """The submission's `team/track/number`."""
+        return self.submission.identifier
 
     @property
     def track(self) -> str:
@@ -155,7 +160,7 @@ def list_jobs(workspace: Workspace, release: Release, device_class: DeviceClass 
             known = ", ".join(record.identifier for record in records) or "none"
             raise InputError("no submission of this name", where=name, advice=f"There are: {known}.")
     return [
-        Job(identifier=record.identifier, submission=record, release=release, device_class=device_class)
+        Job(submission=record, release=release, device_class=device_class)
         for record in records
         if not only or any(_is_named(record, name) for name in only)
     ]
@@ -203,7 +208,7 @@ def predict(
     """
     if done := read_result(workspace.sealed, job.prediction_key(seed), PredictionRecord):
         return done
-    staged = stage_job(workspace, job)
+    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
     with tempfile.TemporaryDirectory(prefix="sensorium-run-") as folder:
         files, out = Path(folder, "submission"), Path(folder, "out")
         fetch_submission(workspace, job.submission, files)
@@ -295,7 +300,7 @@ def predict_twin(
     full = (tree["images"].sizes["y"], tree["images"].sizes["x"])
     if images.ndim == 3 and images.shape[1:] == full and full != description.image_shape:
         images = rescale(images, description.image_shape)
-    staged = stage_job(workspace, job)
+    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
     responses = []
     with tempfile.TemporaryDirectory(prefix="sensorium-twin-") as folder:
         files = Path(folder, "submission")
@@ -307,25 +312,6 @@ def predict_twin(
                 state = Path(folder, str(seed), STATE)
             responses.append(predict_images(files, state, staged, name, images, seed=seed, progress=progress))
     return name, description.unit_ids, np.mean(responses, axis=0, dtype=np.float32)
-
-
-def stage_job(workspace: Workspace, job: Job) -> Path:
-    """The sessions of a job, decoded once for this machine into files that its sandboxes map read-only."""
-    scored = {session.name for session in job.release.competition_sessions(job.track)}
-    key = digest_of({"data": job.data(), "track": job.track, "scored": sorted(scored), "code": code_version()})
-    folder = _staging_area() / key
-    if folder.is_dir():
-        return folder
-    staged = []
-    for name, digest in job.data().items():
-        tree = open_dataset(workspace.open, digest)
-        if name in scored:
-            trial_id, _, inputs = load_inputs(tree, HIDDEN_TIERS, job.track)
-        else:
-            trial_id, inputs = np.empty(0, np.int64), _no_inputs(job.track, load_description(tree, job.track).image_shape)
-        staged.append(StagedSession(load_session_data(tree, job.track), inputs, trial_id))
-    stage_sessions(staged, job.track, folder)
-    return folder
 
 
 def stage_slice(workspace: Workspace, release: Release, track: str, folder: Path) -> Path:
@@ -418,18 +404,8 @@ def _is_named(record: SubmissionRecord, name: str) -> bool:
     return bool(name) and (name in (record.identifier, record.team, f"{record.team}/{record.name}") or record.digest.startswith(name))
 
 
-def _no_inputs(track: str, shape: tuple[int, int]) -> TrialInputs:
-    """Inputs of no trial: an open session is trained on, not predicted."""
-    behavior = track == "sensorium+"
-    return TrialInputs(
-        np.empty((0, *shape), np.float32),
-        np.empty((0, 3), np.float32) if behavior else None,
-        np.empty((0, 2), np.float32) if behavior else None,
-    )
-
-
 def _staging_area() -> Path:
-    """Folder of this user and machine; nobody else may have put it there."""
+    """Folder of this user and machine for decoded sessions; nobody else may have put it there."""
     folder = Path(tempfile.gettempdir(), f"sensorium-staged-{os.getuid()}")
     folder.mkdir(mode=0o755, exist_ok=True)
     status = folder.lstat()

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import ImagingParameters, PlaneExtraction, extract_plane
-from sensorium_pipeline.imaging.pictures import plane_pictures
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_movie
+from sensorium_pipeline.sessions.report_pictures import plane_pictures
 
 DATASET = "extraction.zarr"
 TRACES_A_BLOCK = 256

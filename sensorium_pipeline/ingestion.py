@@ -109,6 +109,10 @@ def ingest_session_parts(
     key = f"sessions/{digest_of(_SessionKey(recording=session.digest, planes=ordered, parameters=parameters, provenance=provenance))}"
     if done := read_result(workspace.sealed, key, SessionRecord):
         return done
+
+    def report(step: Progress) -> None:
+        progress(Progress(f"{session.name}: {step.stage}", step.done, step.total, step.detail))
+
     extractions = [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
-    record = publish_session(workspace, session, extractions, parameters=parameters, provenance=provenance, progress=progress)
+    record = publish_session(workspace, session, extractions, parameters=parameters, provenance=provenance, progress=report)
     return record_result(workspace.sealed, key, record)

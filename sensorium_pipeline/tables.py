@@ -14,7 +14,8 @@ from sensorium_pipeline.storage import Workspace
 def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previous: Publication | None = None) -> RankingTable:
     """The table of one track on one tier.
 
-    On the live tier every submission is listed; on the final tier the one that counts for each team.
+    On the live tier every submission is listed; on the final tier the one that counts for each team, and the
+    reference baseline.
 
     Args:
         workspace: needs its inbox, open and sealed stores.
@@ -39,7 +40,8 @@ def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previ
     jobs = [job for job in list_jobs(workspace, release) if job.track == track]
     if tier == "final_test":
         counting = which_counts(_rank(workspace, release, track, "test", jobs, None), {})
-        jobs = [job for job in jobs if counting.get(job.submission.team) == job.submission.digest]
+        reference = _reference_job(release, track, jobs)
+        jobs = [job for job in jobs if counting.get(job.submission.team) == job.submission.digest or job == reference]
     if previous is None:
         previous = latest_publication(workspace.open, release.name)
     return _rank(workspace, release, track, tier, jobs, previous)
@@ -52,16 +54,21 @@ def rank_all(workspace: Workspace, release: Release) -> list[RankingTable]:
 
 
 def _rank(workspace: Workspace, release: Release, track: Track, tier: Tier, jobs: list[Job], previous: Publication | None) -> RankingTable:
-    reference = release.references.get(track)
-    references = [job for job in jobs if f"{job.submission.team}/{job.submission.name}" == reference]
+    reference = _reference_job(release, track, jobs)
     return rank_submissions(
-        [_entry(workspace, job, tier, reference=job in references[:1]) for job in jobs],
+        [_entry(workspace, job, tier, reference=job == reference) for job in jobs],
         release=release.name,
         track=track,
         tier=tier,
         sessions={session.name: session.open_digest for session in release.competition_sessions(track)},
         previous=previous.table(track, tier) if previous else None,
     )
+
+
+def _reference_job(release: Release, track: Track, jobs: list[Job]) -> Job | None:
+    """The reference baseline: the first submission of the name that the release gives."""
+    name = release.references.get(track)
+    return next((job for job in jobs if f"{job.submission.team}/{job.submission.name}" == name), None)
 
 
 def _entry(workspace: Workspace, job: Job, tier: Tier, *, reference: bool) -> Entry:

@@ -57,12 +57,13 @@ class _Lines:
 
     def __call__(self, progress: Progress) -> None:
         with self._lock:
-            if progress.stage not in self._begun:
-                self._begun.add(progress.stage)
-                print(f"{progress.stage} ...", file=sys.stderr, flush=True)
-            elif progress.done == progress.total:
+            if progress.done >= progress.total:
+                self._begun.discard(progress.stage)
                 detail = f" ({progress.detail})" if progress.detail else ""
                 print(f"{progress.stage}: done{detail}", file=sys.stderr, flush=True)
+            elif progress.stage not in self._begun:
+                self._begun.add(progress.stage)
+                print(f"{progress.stage} ...", file=sys.stderr, flush=True)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from sensorium_pipeline.errors import SensoriumError
@@ -12,7 +13,7 @@ from sensorium_pipeline.storage import Workspace, open_workspace
 
 # Tasks only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is; and a worker that
 # dies takes no task run's state with it.
-WAITING: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=32)
+WAITING: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=32)  # type: ignore[assignment]
 
 RETRIES = 2
 RETRY_DELAY = 5  # seconds

@@ -92,9 +92,7 @@ def publish(release: ReleaseName = None, root: Root = None, json: Json = False) 
     console.print("published" if published.new else "nothing has changed since the last publication")
     for change in published.changes:
         for row in change.rows:
-            console.print(
-                f"  {TRACK_LABELS[change.track]} {TIER_LABELS[change.tier]}: {row.team}/{row.model}: {row.reason}", soft_wrap=True
-            )
+            console.print(f"  {change.track} {change.tier}: {row.team}/{row.model}: {row.reason}", soft_wrap=True)
     console.print(f"Page: {published.page}", soft_wrap=True)
 
 

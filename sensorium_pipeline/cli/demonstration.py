@@ -112,11 +112,11 @@ def run_demo(settings: Settings, *, s3: bool) -> None:
 def _on_s3(stack: ExitStack, folder: Path) -> Settings:
     """A real S3 server with its data below the folder; its address and keys go to the workers through the environment."""
     server = stack.enter_context(LocalS3Server(folder / "s3"))
-    variables = {
+    variables: dict[str, str] = {
         "SENSORIUM_ROOT": f"s3://{BUCKET}/workspace",
         "SENSORIUM_ENDPOINT_URL": server.endpoint_url,
         "SENSORIUM_ACCESS_KEY": server.access_key,
-        "SENSORIUM_SECRET_KEY": server.secret_key,
+        "SENSORIUM_SECRET_KEY": server.secret_key.get_secret_value(),
     }
     os.environ.update(variables)
     for name in variables:

@@ -76,7 +76,7 @@ def submit(
 
     record = put(workspace_of(root), folder, team, track)
     if json:
-        print_json({**record.model_dump(mode="json"), "identifier": record.identifier, "duplicate": record.duplicate})
+        print_json({"identifier": record.identifier, **record.model_dump(mode="json")})
         return
     said = "was submitted before as" if record.duplicate else "is submitted as"
     console.print(f"{record.name} {said} {record.identifier} (digest {record.digest[:12]}); it is evaluated with the next run.")
