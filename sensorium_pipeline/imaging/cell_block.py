@@ -19,6 +19,7 @@ ROUNDS = 5  # of alternating regression
 MOST_CELLS = 1000  # in a block
 REACH = 16  # px from the seed that a footprint can extend to
 UNION = 0.75  # part of a mask that others cover, from which it is their union
+CERTAIN = 7.0  # footprints that stand out less, over the error of a pixel, are smoothed by a px or nearly
 FLOOR = 0.1  # part of its maximum below which a footprint ends
 
 
@@ -47,7 +48,7 @@ class CellParameters(BaseModel):
     bin_duration: float = 0.8
     high_pass: float = 60.0
     scales: tuple[float, ...] = (1.0, 1.7, 3.0)
-    neuropil_scale: float = 14.0
+    neuropil_scale: float = 10.0
     threshold: float = 7.0
     mask: float = 0.2
     smallest_area: int = 10
@@ -114,7 +115,7 @@ def find_cells(
     _refine(stack, rest, rounds=ROUNDS)
     result = []
     for cell in rest:
-        footprint = _connected(cell.footprint, FLOOR)
+        footprint = _connected(_quiet(cell), FLOOR)
         rows, columns = np.nonzero(footprint)
         if len(rows) == 0:
             continue
@@ -238,6 +239,16 @@ def _connected(footprint: Float32, part: float, seed: tuple[int, int] | None = N
         return np.zeros_like(footprint)
     pieces, _ = ndimage.label(footprint > part * footprint[peak])
     return np.where(pieces == pieces[peak], footprint, 0).astype(np.float32)
+
+
+def _quiet(cell: _Cell) -> Float32:
+    """The footprint, smoothed where its pixels are uncertain: each was regressed with an error of 1 over the norm of the trace."""
+    footprint = cell.footprint
+    certainty = float(footprint.max(initial=0.0) * np.linalg.norm(cell.trace))
+    scale = float(np.clip(CERTAIN / max(certainty, 1e-6), 0.0, 1.0))
+    if scale < 0.3:
+        return footprint
+    return np.asarray(ndimage.gaussian_filter(np.pad(footprint, 2), scale)[2:-2, 2:-2] * (footprint > 0), np.float32)
 
 
 def _box(footprint: Float32) -> tuple[slice, slice]:

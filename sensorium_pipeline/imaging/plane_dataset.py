@@ -1,6 +1,7 @@
 """An extracted plane as an xarray dataset and back, so that it can be put away as soon as it is done."""
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -48,7 +49,7 @@ def to_dataset(plane: PlaneExtraction) -> xr.Dataset:
 
 def from_dataset(dataset: xr.Dataset) -> PlaneExtraction:
     """What `to_dataset` was given."""
-    values = {name: np.asarray(dataset[name]) for name in DIMENSIONS}
+    values: dict[str, Any] = {name: np.asarray(dataset[name]) for name in DIMENSIONS}
     values["reason"] = tuple(dataset.attrs["reason"])
     values["metrics"] = PlaneMetrics.model_validate(dataset.attrs["metrics"])
     values["frame_rate"] = float(dataset.attrs["frame_rate"])

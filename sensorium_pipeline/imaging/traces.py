@@ -87,26 +87,26 @@ def extract_traces(
     return _to_dff(fluorescence, rings, frame_rate, parameters)
 
 
-def _footprints(cells: Cells, pixels: int, part: float) -> scipy.sparse.csr_array:
+def _footprints(cells: Cells, pixels: int, part: float) -> scipy.sparse.csr_matrix:
     """(cells, pixels), the maximum of each is 1, without the faint ends."""
     peak = np.zeros(len(cells), np.float32)
     np.maximum.at(peak, cells.neuron, cells.weight)
     weight = cells.weight / peak[cells.neuron]
     inside = weight > part
-    return scipy.sparse.csr_array(
+    return scipy.sparse.csr_matrix(
         (weight[inside], (cells.neuron[inside], cells.pixel[inside])), shape=(len(cells), pixels), dtype=np.float32
     )
 
 
-def _own_means(footprints: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+def _own_means(footprints: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
     """Rows that turn a frame into each cell's mean brightness, weighted by its footprint."""
     totals = np.asarray(footprints.sum(axis=1)).ravel()
-    return scipy.sparse.csr_array(scipy.sparse.diags_array(1 / np.maximum(totals, 1e-12)) @ footprints, dtype=np.float32)
+    return scipy.sparse.csr_matrix(scipy.sparse.diags(1 / np.maximum(totals, 1e-12)) @ footprints, dtype=np.float32)
 
 
 def _rings(
-    footprints: scipy.sparse.csr_array, kept: NDArray[np.bool_], height: int, width: int, parameters: TraceParameters
-) -> scipy.sparse.csr_array:
+    footprints: scipy.sparse.csr_matrix, kept: NDArray[np.bool_], height: int, width: int, parameters: TraceParameters
+) -> scipy.sparse.csr_matrix:
     """Rows that turn a frame into the mean of each cell's ring; a ring grows until it is large enough, whatever shape the field leaves."""
     occupied = np.zeros(height * width, bool)
     occupied[footprints[np.flatnonzero(kept)].indices] = True
@@ -131,14 +131,14 @@ def _rings(
         columns.append((ring_rows + window[0].start) * width + ring_columns + window[1].start)
         rows.append(np.full(len(ring_rows), cell))
     if not rows:
-        return scipy.sparse.csr_array((0, height * width), dtype=np.float32)
+        return footprints
     row, column = np.concatenate(rows), np.concatenate(columns)
     weight = 1 / np.bincount(row, minlength=footprints.shape[0])[row]
-    return scipy.sparse.csr_array((weight.astype(np.float32), (row, column)), shape=footprints.shape)
+    return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, column)), shape=footprints.shape)
 
 
 def _demix(
-    raw: Float32, rings: Float32, footprints: scipy.sparse.csr_array, own: scipy.sparse.csr_array, kept: NDArray[np.bool_]
+    raw: Float32, rings: Float32, footprints: scipy.sparse.csr_matrix, own: scipy.sparse.csr_matrix, kept: NDArray[np.bool_]
 ) -> Float32:
     """Fluorescence of each cell once what its overlapping kept neighbours add is taken away.
 

@@ -1,47 +1,28 @@
 """A workspace: four stores with credentials of their own, named by the settings."""
 
-from collections.abc import Callable
-from typing import overload
+from dataclasses import dataclass
 
 from sensorium_pipeline.settings import RootSettings, Settings
 from sensorium_pipeline.storage.store import Store
 
 
-class _Open:
-    """On the class, the function that opens a workspace; on a workspace, its open part. Both are called that everywhere."""
-
-    @overload
-    def __get__(self, workspace: None, kind: type["Workspace"]) -> "Callable[[Settings], Workspace]": ...
-
-    @overload
-    def __get__(self, workspace: "Workspace", kind: type["Workspace"]) -> Store: ...
-
-    def __get__(self, workspace: "Workspace | None", kind: type["Workspace"]) -> "Callable[[Settings], Workspace] | Store":
-        return open_workspace if workspace is None else workspace.released
-
-
+@dataclass(frozen=True)
 class Workspace:
-    """Where everything that the pipeline keeps lies. `Workspace.open(settings)` is `open_workspace(settings)`.
+    """Where everything that the pipeline keeps lies.
 
     Attributes:
         url: root URL that the settings name; a store may lie elsewhere.
         lab: recordings' products, full quality reports, run records: for lab engineers and ingestion.
-        open: released sessions, releases, ranking publications: for everyone. Also called `released`.
+        open: released sessions, releases, ranking publications: for everyone.
         sealed: hidden responses, and predictions and scores of tiers not yet opened: for the trusted scorer.
         inbox: submissions as sent: for organisers; each team writes its own.
     """
 
-    open = _Open()
-
-    def __init__(self, url: str, *, lab: Store, released: Store, sealed: Store, inbox: Store) -> None:
-        self.url = url
-        self.lab = lab
-        self.released = released
-        self.sealed = sealed
-        self.inbox = inbox
-
-    def __repr__(self) -> str:
-        return f"Workspace({self.url!r})"
+    url: str
+    lab: Store
+    open: Store
+    sealed: Store
+    inbox: Store
 
 
 def open_workspace(settings: Settings) -> Workspace:
@@ -58,7 +39,7 @@ def open_workspace(settings: Settings) -> Workspace:
     return Workspace(
         root.url,
         lab=part("lab", settings.lab),
-        released=part("open", settings.open),
+        open=part("open", settings.open),
         sealed=part("sealed", settings.sealed),
         inbox=part("inbox", settings.inbox),
     )

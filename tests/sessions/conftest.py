@@ -23,7 +23,7 @@ from sensorium_pipeline.recordings.raw_session import (
 from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace
+from sensorium_pipeline.storage import Workspace, open_workspace
 
 RATE = 8.0
 VOLUMES = 1400
@@ -126,7 +126,7 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.open(Settings(root=str(tmp_path / "workspace")))
+    return open_workspace(Settings(root=str(tmp_path / "workspace")))
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Role, Track
         if (role, track) not in made:
             folder = tmp_path_factory.mktemp("template")
             (folder / "raw").mkdir()
-            workspace = Workspace.open(Settings(root=str(folder / "workspace")))
+            workspace = open_workspace(Settings(root=str(folder / "workspace")))
             made[role, track] = folder / "workspace", publish_planes(workspace, make_raw(folder / "raw", role, track))
         return made[role, track]
 

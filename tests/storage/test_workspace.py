@@ -9,18 +9,18 @@ from pydantic import SecretStr
 
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.settings import RootSettings, Settings
-from sensorium_pipeline.storage import MissingObjectError, Store, Workspace
+from sensorium_pipeline.storage import MissingObjectError, Store, open_workspace
 from sensorium_pipeline.storage.local_s3 import LocalS3Server
 
 
 def test_four_roots_below_one(tmp_path: Path) -> None:
-    workspace = Workspace.open(Settings(root=str(tmp_path / "w")))
+    workspace = open_workspace(Settings(root=str(tmp_path / "w")))
     stores = [workspace.lab, workspace.open, workspace.sealed, workspace.inbox]
     assert [store.name for store in stores] == ["lab", "open", "sealed", "inbox"]
     assert [store.url for store in stores] == [f"file://{tmp_path}/w/{store.name}" for store in stores]
     assert not (tmp_path / "w").exists()
     assert workspace.open.create("a", b"x")
-    assert Workspace.open(Settings(root=f"file://{tmp_path}/w/")).open.read("a") == b"x"
+    assert open_workspace(Settings(root=f"file://{tmp_path}/w/")).open.read("a") == b"x"
 
 
 def test_each_root_may_have_a_place_and_keys_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_each_root_may_have_a_place_and_keys_of_its_own(tmp_path: Path, monkeypa
     monkeypatch.setenv("SENSORIUM_SEALED__ACCESS_KEY", "scorer")
     monkeypatch.setenv("SENSORIUM_SEALED__SECRET_KEY", "scorer-secret")
     monkeypatch.setenv("SENSORIUM_INBOX__URL", str(tmp_path))
-    workspace = Workspace.open(Settings())
+    workspace = open_workspace(Settings())
     assert workspace.url == "s3://bucket/benchmark"
     assert workspace.lab.url == "s3://bucket/benchmark/lab"
     assert workspace.lab.storage_options == {"endpoint_url": "http://127.0.0.1:1", "key": "common", "secret": "common-secret"}

@@ -7,7 +7,7 @@ from submission_samples import write_submission
 
 from sensorium_pipeline.errors import InputError, SubmissionError
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace
+from sensorium_pipeline.storage import Workspace, open_workspace
 from sensorium_pipeline.submissions.inbox import fetch_submission, list_submissions, submit
 from sensorium_pipeline.submissions.package import submission_files
 
@@ -16,7 +16,7 @@ BUILD = "def build(context):\n    pass\n"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.open(Settings(root=str(tmp_path / "workspace")))
+    return open_workspace(Settings(root=str(tmp_path / "workspace")))
 
 
 def test_in_and_out_again(workspace: Workspace, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import xarray as xr
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.sessions.release import Release, ReleasedSession
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace, write_dataset
+from sensorium_pipeline.storage import Workspace, open_workspace, write_dataset
 from sensorium_pipeline.submissions.isolation import IsolationTier
 from sensorium_pipeline.submissions.release import stage_release
 from sensorium_pipeline.submissions.staging import load_staged
@@ -47,7 +47,7 @@ def open_part(name: str, track: str, neurons: int) -> xr.DataTree:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.open(Settings(root=str(tmp_path / "workspace")))
+    return open_workspace(Settings(root=str(tmp_path / "workspace")))
 
 
 @pytest.fixture
