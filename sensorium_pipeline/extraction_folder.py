@@ -2,19 +2,21 @@
 
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
+from zarr.errors import ZarrUserWarning
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import ImagingParameters, PlaneExtraction, extract_plane
+from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_movie
-from sensorium_pipeline.sessions.report_pictures import plane_pictures
 
 DATASET = "extraction.zarr"
 TRACES_A_BLOCK = 256
@@ -74,10 +76,13 @@ def extract_movie(
         shutil.rmtree(scratch)
         data = to_dataset(plane)
         data.attrs["movie"] = movie.name
-        data.to_zarr(fresh / DATASET, zarr_format=3, consolidated=True)
+        with warnings.catch_warnings():
+            # Consolidated metadata of zarr v3 is an extension that every reader may ignore.
+            warnings.simplefilter("ignore", ZarrUserWarning)
+            data.to_zarr(fresh / DATASET, zarr_format=3, consolidated=True)
         (fresh / "report.md").write_text(_report(movie.name, plane))
-        for name, (_, picture) in plane_pictures(plane).items():
-            (fresh / f"{name}.png").write_bytes(picture)
+        for name, picture in draw_all(plane).items():
+            (fresh / name).write_bytes(picture)
         fresh.chmod(0o755)
         fresh.rename(out)
     finally:
@@ -128,6 +133,6 @@ def _report(name: str, plane: PlaneExtraction) -> str:
     lines += [f"| {field.replace('_', ' ')} | {value:.4g} |" for field, value in plane.metrics.model_dump().items()]
     if failed := [str(gate) for gate in judge(plane.metrics) if not gate.passed]:
         lines += ["", "A session with this plane would not be published: " + "; ".join(failed) + "."]
-    for file, (title, _) in plane_pictures(plane).items():
-        lines += ["", f"![{title}]({file}.png)"]
+    for file, caption in CAPTIONS.items():
+        lines += ["", f"![{caption}]({file})"]
     return "\n".join(lines) + "\n"

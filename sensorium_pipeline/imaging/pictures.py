@@ -17,6 +17,15 @@ DOTS_PER_INCH = 110
 MASK = 0.2  # part of its maximum at which a footprint's outline is drawn
 KEPT, LEFT_OUT, INFERRED = "#ffb000", "#648fff", "#dc267f"
 
+CAPTIONS = {
+    "footprints.png": "Mean image after motion correction with the outlines of the cells",
+    "motion.png": "Shifts and correlation with the template over time",
+    "summary-images.png": "Mean and maximum image before and after motion correction",
+    "traces.png": "dF/F and inferred activity of example neurons",
+    "distributions.png": "Signal-to-noise, noise, size and decay time of the cells kept",
+}
+"""What each picture shows, by the name of its file."""
+
 
 def draw_all(plane: PlaneExtraction) -> dict[str, bytes]:
     """Every picture under the name of its file."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
 from sensorium_pipeline.recordings.raw_session import RawSession
 from sensorium_pipeline.sessions.gates import GateResult
-from sensorium_pipeline.sessions.report_pictures import plane_pictures
 from sensorium_pipeline.sessions.tiers import TIERS
 from sensorium_pipeline.sessions.trials import AlignedTrials
 
@@ -35,8 +35,8 @@ def quality_report(
         depth = raw.description.plane_depths[index]
         lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", "| measurement | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
-        for name, (title, picture) in plane_pictures(plane).items():
-            file = f"plane_{index}_{name}.png"
+        for name, picture in draw_all(plane).items():
+            file = f"plane_{index}_{name}"
             pictures[file] = picture
-            lines += ["", f"![{title}]({file})"]
+            lines += ["", f"![{CAPTIONS[name]}]({file})"]
     return {REPORT: ("\n".join(lines) + "\n").encode(), **pictures}
