@@ -1,5 +1,6 @@
 """A session's three parts, published together or not at all."""
 
+import base64
 from pathlib import Path
 
 from prefect import task
@@ -7,9 +8,12 @@ from prefect.artifacts import create_markdown_artifact
 
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_session_parts
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
-from sensorium_pipeline.storage import read_file
+from sensorium_pipeline.sessions.report import REPORT
+from sensorium_pipeline.storage import Workspace, list_files, read_file
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
 from tasks.reporting import TaskProgress
+
+LARGEST_ARTIFACT = 8 * 1024**2  # characters
 
 
 @task(
@@ -23,6 +27,15 @@ def publish_session(raw: str, name: str, planes: list[PlaneRecord], root: str | 
     """Align the planes' activity to the stimuli, pass the quality gates, publish; the quality report becomes an artifact."""
     workspace = workspace_at(root)
     record = ingest_session_parts(workspace, Path(raw), planes, parameters, progress=TaskProgress(f"session {name}"))
-    report = read_file(workspace.lab, record.report_digest, "report.md").decode()
-    create_markdown_artifact(report, key="quality-report", description=f"Quality report of session {name}")
+    create_markdown_artifact(_report(workspace, record), key="quality-report", description=f"Quality report of session {name}")
     return record
+
+
+def _report(workspace: Workspace, record: SessionRecord) -> str:
+    """The quality report with its pictures inside, as the interface cannot read the lab store; as many as an artifact can hold."""
+    text = read_file(workspace.lab, record.report_digest, REPORT).decode()
+    for entry in list_files(workspace.lab, record.report_digest):
+        if entry.path.endswith(".png") and len(text) + entry.size < LARGEST_ARTIFACT:
+            picture = base64.b64encode(read_file(workspace.lab, record.report_digest, entry.path)).decode()
+            text = text.replace(f"]({entry.path})", f"](data:image/png;base64,{picture})")
+    return text
