@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from small_world import World, build_world
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,11 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set SENSORIUM_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Three small sessions, ingested and released, with their raw recordings; read only (see `World.copy`)."""
+    # Processes of one test run share the parent of their temporary folders.
+    base = tmp_path_factory.getbasetemp()
+    return build_world((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small-world")
