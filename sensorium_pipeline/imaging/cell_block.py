@@ -37,6 +37,8 @@ class CellParameters(BaseModel):
         largest_area: px of the mask.
         least_compactness: area of the mask over that of the disc with the same spread; 1 for a disc.
         least_snr: of a footprint's trace in the binned movie, the square root of its energy beyond that of the noise, over the noise.
+        least_skewness: of the signal: cells fire in bouts, neuropil rises and falls alike.
+        roundness: compactness from which a cell is believed whatever its skewness.
         same_overlap: share of the smaller mask that two footprints of one cell have in common.
         same_correlation: of their traces.
         fragment_snr: part of a neighbour's signal-to-noise below which a footprint may be what that neighbour left over.
@@ -48,13 +50,15 @@ class CellParameters(BaseModel):
     bin_duration: float = 0.8
     high_pass: float = 60.0
     scales: tuple[float, ...] = (1.0, 1.7, 3.0)
-    neuropil_scale: float = 10.0
+    neuropil_scale: float = 14.0
     threshold: float = 7.0
     mask: float = 0.2
     smallest_area: int = 10
     largest_area: int = 700
-    least_compactness: float = 0.45
+    least_compactness: float = 0.48
     least_snr: float = 8.0
+    least_skewness: float = 0.5
+    roundness: float = 0.88
     same_overlap: float = 0.5
     same_correlation: float = 0.8
     fragment_snr: float = 0.35
@@ -76,6 +80,14 @@ class BlockCell:
         """Centre of weight, y and x in pixels."""
         total = float(self.weights.sum())
         return float(self.rows @ self.weights) / total, float(self.columns @ self.weights) / total
+
+    @property
+    def skewness(self) -> float:
+        """Third standardised moment of the signal; noise, which has none, is left out of the variance."""
+        centred = self.trace.astype(np.float64) - float(self.trace.mean(dtype=np.float64))
+        variance = float(np.mean(centred**2))
+        signal = variance * self.snr**2 / (self.snr**2 + len(centred))
+        return float(np.mean(centred**3)) / max(signal, 1e-12) ** 1.5
 
     def mask(self, part: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and columns of the pixels above a part of the maximum."""
@@ -107,6 +119,7 @@ def find_cells(
         origin: y, x of the block's first pixel in the plane.
     """
     noise = prepare(stack, rate, parameters)
+    stack -= smooth(stack, parameters.neuropil_scale)
     stack[~inside] = 0
     cells = _search(stack, parameters)
     cells = _merge(cells, parameters)
@@ -123,12 +136,14 @@ def find_cells(
         rows, columns = rows + cell.window[0].start, columns + cell.window[1].start
         # Back from units of the noise to those of the movie.
         weights = footprint[footprint > 0] * noise[rows, columns]
-        result.append(BlockCell(rows + origin[0], columns + origin[1], weights, snr, cell.trace))
+        result.append(
+            BlockCell(rows + origin[0], columns + origin[1], weights, snr, _contrast(plain, cell, footprint, parameters.mask), cell.trace)
+        )
     return result
 
 
 def prepare(stack: Float32, rate: float, parameters: CellParameters) -> Float32:
-    """High-pass a stack (y, x, bins) in time and space and divide it by its noise, in place; returns the noise (y, x)."""
+    """High-pass a stack (y, x, bins) in time and divide it by its noise, in place; returns the noise (y, x)."""
     bins = stack.shape[2]
     stack -= stack.mean(2, keepdims=True)
     length = round(parameters.high_pass * rate)
@@ -139,7 +154,6 @@ def prepare(stack: Float32, rate: float, parameters: CellParameters) -> Float32:
     # A pixel that hardly varies (beyond the edge of the field) must not become loud.
     noise = np.maximum(noise, 0.3 * usual)
     stack /= noise[:, :, None]
-    stack -= smooth(stack, parameters.neuropil_scale)
     return noise
 
 

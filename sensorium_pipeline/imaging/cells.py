@@ -192,6 +192,8 @@ def _judge(cell: BlockCell, parameters: CellParameters) -> str:
         return f"compactness {compactness:.2f} is below {parameters.least_compactness}"
     if cell.snr < parameters.least_snr:
         return f"signal-to-noise {cell.snr:.1f} is below {parameters.least_snr}"
+    if cell.skewness < parameters.least_skewness and compactness < parameters.roundness:
+        return f"skewness {cell.skewness:.2f} is below {parameters.least_skewness}, as of neuropil"
     return ""
 
 
