@@ -136,9 +136,7 @@ def find_cells(
         rows, columns = rows + cell.window[0].start, columns + cell.window[1].start
         # Back from units of the noise to those of the movie.
         weights = footprint[footprint > 0] * noise[rows, columns]
-        result.append(
-            BlockCell(rows + origin[0], columns + origin[1], weights, snr, _contrast(plain, cell, footprint, parameters.mask), cell.trace)
-        )
+        result.append(BlockCell(rows + origin[0], columns + origin[1], weights, snr, cell.trace))
     return result
 
 
