@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from sensorium_pipeline.imaging.cell_kernels import event_energy, footprint_of, smooth, step_noise, subtract, trace_of
+from sensorium_pipeline.imaging.cell_kernels import event_energy, footprint_of, remove_neuropil, smooth, step_noise, subtract, trace_of
 
 Float32 = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ class CellParameters(BaseModel):
     smallest_area: int = 10
     largest_area: int = 700
     least_compactness: float = 0.48
-    least_snr: float = 8.0
+    least_snr: float = 10.0
     least_skewness: float = 0.5
     roundness: float = 0.88
     same_overlap: float = 0.5
@@ -119,7 +119,7 @@ def find_cells(
         origin: y, x of the block's first pixel in the plane.
     """
     noise = prepare(stack, rate, parameters)
-    stack -= smooth(stack, parameters.neuropil_scale)
+    remove_neuropil(stack, smooth(stack, parameters.neuropil_scale))
     stack[~inside] = 0
     cells = _search(stack, parameters)
     cells = _merge(cells, parameters)

@@ -128,3 +128,22 @@ def subtract(stack, footprint, trace):  # type: ignore[no-untyped-def]
             if weight != 0:
                 for t in range(bins):
                     stack[y, x, t] -= weight * trace[t]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def remove_neuropil(stack, neuropil):  # type: ignore[no-untyped-def]
+    """Take the neuropil around it from every pixel of a stack in place, as much of it as the pixel shows.
+
+    Pixels differ in brightness and noise, and so in how strongly neuropil shows. The factor is held near one, since a bright cell is
+    part of its own surround.
+    """
+    height, width, bins = stack.shape
+    for y in range(height):
+        for x in range(width):
+            shared, power = np.float32(0), np.float32(0)
+            for t in range(bins):
+                shared += stack[y, x, t] * neuropil[y, x, t]
+                power += neuropil[y, x, t] * neuropil[y, x, t]
+            factor = min(max(shared / max(power, np.float32(1e-20)), np.float32(0.6)), np.float32(1.5))
+            for t in range(bins):
+                stack[y, x, t] -= factor * neuropil[y, x, t]
