@@ -1,0 +1,128 @@
+"""What the evaluation asks of its Dask workers, and what happens when one dies or cannot isolate strangers' code."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed.client import Client
+from small_world import MEAN_RESPONSE, RELEASE, World, write_code
+
+from sensorium_pipeline.compute import cluster_address
+from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.submissions.inbox import submit
+from sensorium_pipeline.submissions.isolation import probe_isolation
+from sensorium_pipeline.submissions.sandbox import IsolationTier
+
+SLEEPING = MEAN_RESPONSE.replace("def train(self, sessions):", "def train(self, sessions):\n            import time; time.sleep(5)")
+
+
+@pytest.fixture
+def copied(world: World, prefect_api: str, tmp_path: Path) -> World:
+    return world.copy(tmp_path / "copy")
+
+
+@pytest.fixture
+def isolated() -> None:
+    isolation = probe_isolation()
+    if isolation.tier is IsolationTier.REFUSE:
+        pytest.skip(f"no isolation here: {'; '.join(isolation.reasons)}")
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Iterator[str]:
+    with cluster_address(Settings(workers=1)) as address:
+        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", address)
+        yield address
+
+
+def evaluate(world: World):
+    from flows.evaluate_submissions import evaluate_submissions
+
+    return evaluate_submissions(RELEASE, world.root, publish=False, return_state=True)
+
+
+def running(client: Client) -> dict[str, dict[str, float]]:
+    """Every task that the scheduler knows, with the resources that it holds."""
+
+    def tasks(dask_scheduler):
+        return {str(key): dict(task.resource_restrictions or {}) for key, task in dask_scheduler.tasks.items()}
+
+    return client.run_on_scheduler(tasks)
+
+
+def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, copied: World, one_worker: str, tmp_path: Path) -> None:
+    code = MEAN_RESPONSE.replace("def train(self, sessions):", "def train(self, sessions):\n            import time; time.sleep(1)")
+    submit(copied.workspace, write_code(tmp_path / "one", "One", code, seeds=(1, 2)), "one", "sensorium")
+    submit(copied.workspace, write_code(tmp_path / "two", "Two", code, seeds=(1, 2), gain=0.02), "two", "sensorium")
+    seen: dict[str, dict[str, float]] = {}
+    most = 0
+    with ThreadPoolExecutor(1) as pool, Client(one_worker, set_as_default=False) as client:
+        night = pool.submit(evaluate, copied)
+        while not night.done():
+            seen |= running(client)
+            most = max(most, sum(len(keys) for keys in client.processing().values()))
+            time.sleep(0.1)
+        summary = night.result().result()
+    assert [result.status for result in summary.evaluated] == ["scored", "scored"]
+    # The Prefect tasks wait in threads of the flow: all that the cluster ever had are the four runs, each with its GPU.
+    assert len(seen) == 4
+    assert all(key.startswith("_predict_on_worker") and needs == {"GPU": 1.0} for key, needs in seen.items())
+    assert most >= 1
+
+
+def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(isolated: None, copied: World, on_cluster: str, tmp_path: Path) -> None:
+    for team, gain in (("sleeper", 0.01), ("neighbour", 0.02)):
+        submit(copied.workspace, write_code(tmp_path / team, team, SLEEPING, gain=gain), team, "sensorium")
+    with ThreadPoolExecutor(1) as pool, Client(on_cluster, set_as_default=False) as client:
+        night = pool.submit(evaluate, copied)
+        deadline = time.monotonic() + 60
+        while len(victims := _sandboxed(client)) < 2:
+            assert not night.done(), night.result()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        pid, sandbox = next(iter(victims.items()))
+        os.kill(pid, signal.SIGKILL)
+        # What it ran dies with it: no stranger's code goes on without anybody who watches it.
+        assert psutil.wait_procs(sandbox, timeout=10)[1] == []
+        summary = night.result(timeout=120).result()
+    assert {result.identifier: result.status for result in summary.evaluated} == {
+        "sleeper/sensorium/1": "scored",
+        "neighbour/sensorium/1": "scored",
+    }
+
+
+def _sandboxed(client: Client) -> dict[int, list[psutil.Process]]:
+    """Workers' process numbers with the processes of the sandbox that each holds."""
+    found = {}
+    for pid in client.run(os.getpid).values():
+        children = psutil.Process(pid).children(recursive=True)
+        if any("sensorium_pipeline.submissions.runner" in " ".join(_command(child)) for child in children):
+            found[pid] = children
+    return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_machine_without_isolation_refuses_strangers_code_and_says_so(
+    copied: World, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))  # no bwrap there
+    submit(copied.workspace, write_code(tmp_path / "code", "Code"), "stranger", "sensorium")
+    with cluster_address(Settings(workers=1)) as address:
+        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", address)
+        summary = evaluate(copied).result()
+    assert [result.status for result in summary.evaluated] == ["refused"]
+    assert "bwrap" in summary.evaluated[0].reason
+    assert "apt-get install bubblewrap" in summary.evaluated[0].reason
