@@ -34,10 +34,10 @@ from sensorium_pipeline.storage import (
     record_result,
     write_files,
 )
-from sensorium_pipeline.submissions.evaluation import CONSOLE, CPU, PREDICTIONS, STATE, Device, RunOutcome, predict_images, run_submission
 from sensorium_pipeline.submissions.inbox import SubmissionRecord, fetch_submission, list_submissions
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions
 from sensorium_pipeline.submissions.release import stage_release
+from sensorium_pipeline.submissions.run import CONSOLE, CPU, PREDICTIONS, STATE, Device, RunOutcome, predict_images, run_submission
 from sensorium_pipeline.submissions.sandbox import never
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 from sensorium_pipeline.training.data import SessionData

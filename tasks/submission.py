@@ -15,7 +15,7 @@ from sensorium_pipeline.compute import GPU, Channel, run_on_cluster
 from sensorium_pipeline.errors import IsolationError
 from sensorium_pipeline.evaluation import Job, PredictionRecord, predict, score
 from sensorium_pipeline.progress import Progress
-from sensorium_pipeline.submissions.evaluation import CPU, Device
+from sensorium_pipeline.submissions.run import CPU, Device
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
 from tasks.reporting import TaskProgress
 

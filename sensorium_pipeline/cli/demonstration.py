@@ -175,7 +175,7 @@ def _submit(workspace: Workspace, folder: Path) -> None:
 def _write_baseline(path: Path, architecture: str) -> None:
     """A baseline as `sensorium new-submission` writes it, at a size for two cores."""
     path.mkdir(parents=True, exist_ok=True)
-    lines = [f'name = "{architecture.upper()} baseline"', 'entry_point = "sensorium_pipeline.models.submission:build"', ""]
+    lines = [f'name = "{architecture.upper()} baseline"', 'entry_point = "sensorium_pipeline.submissions.baseline:build"', ""]
     lines += ["[parameters]", f'architecture = "{architecture}"']
     for table, values in DEMO.items():
         lines += ["", f"[parameters.{table}]", *(f"{name} = {value}" for name, value in values.items())]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium_pipeline.progress import ProgressCallback, silent
-from sensorium_pipeline.submissions.evaluation import RunOutcome, run_submission
 from sensorium_pipeline.submissions.package import Submission, load_submission
+from sensorium_pipeline.submissions.run import RunOutcome, run_submission
 from sensorium_pipeline.submissions.sandbox import Limits
 from sensorium_pipeline.submissions.staging import load_staged
 

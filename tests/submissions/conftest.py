@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from submission_samples import SMALL, Run, small_session, write_submission
 
-from sensorium_pipeline.submissions.evaluation import RunOutcome, run_submission
 from sensorium_pipeline.submissions.isolation import probe_isolation
+from sensorium_pipeline.submissions.run import RunOutcome, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 

@@ -17,7 +17,7 @@ import pytest
 from submission_samples import GOOD, SMALL, Run
 
 from sensorium_pipeline.submissions.control_groups import MOUNT, ControlGroup
-from sensorium_pipeline.submissions.evaluation import RunOutcome
+from sensorium_pipeline.submissions.run import RunOutcome
 from sensorium_pipeline.submissions.sandbox import Limits
 
 Attack = Callable[..., RunOutcome]
@@ -468,7 +468,7 @@ def test_changing_the_libraries_inside_changes_nothing_outside(attack: Attack) -
 def test_concurrent_runs_do_not_meet(run: Run, tmp_path: Path, staged: Path) -> None:
     from submission_samples import write_submission
 
-    from sensorium_pipeline.submissions.evaluation import run_submission
+    from sensorium_pipeline.submissions.run import run_submission
 
     code = """
     import os, time
@@ -503,7 +503,7 @@ def test_sandbox_dies_with_its_worker(tmp_path: Path, staged: Path, run: Run) ->
     folder = write_submission(tmp_path / "submission", code)
     program = f"""
 from pathlib import Path
-from sensorium_pipeline.submissions.evaluation import run_submission
+from sensorium_pipeline.submissions.run import run_submission
 run_submission(Path({str(folder)!r}), Path({str(staged)!r}), "sensorium", 0, Path({str(tmp_path / "out")!r}))
 """
 

@@ -10,8 +10,8 @@ import pytest
 from submission_samples import SMALL
 
 from sensorium_pipeline.errors import SubmissionError
-from sensorium_pipeline.submissions.evaluation import run_submission
 from sensorium_pipeline.submissions.predictions import Expected, Predictions, read_predictions, write_predictions
+from sensorium_pipeline.submissions.run import run_submission
 from sensorium_pipeline.submissions.staging import StagedSession
 
 EXPECTED = Expected("static1-1-1", np.arange(20, 24, dtype=np.int64), np.array([3, 5, 9], dtype=np.int64))

@@ -98,7 +98,7 @@ def test_staged_once(workspace: Workspace, release: Release, tmp_path: Path) -> 
 def test_only_competition_sessions_are_predicted(workspace: Workspace, release: Release, tmp_path: Path, tier: IsolationTier) -> None:
     from submission_samples import GOOD, SMALL, write_submission
 
-    from sensorium_pipeline.submissions.evaluation import run_submission
+    from sensorium_pipeline.submissions.run import run_submission
 
     staged = stage_release(workspace.open, release, "sensorium", tmp_path / "cache")
     folder = write_submission(tmp_path / "submission", GOOD)

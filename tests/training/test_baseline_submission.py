@@ -8,7 +8,7 @@ import pytest
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.models.baselines import DEMO
-from sensorium_pipeline.models.submission import BaselineModel, build
+from sensorium_pipeline.submissions.baseline import BaselineModel, build
 from sensorium_pipeline.submissions.interface import Context, TrainableModel
 
 SMALL = {"model": {"layers": 2, "hidden_channels": 4, "hidden_kernel": 3}, "training": {"epochs": 2, "batch_size": 16}}

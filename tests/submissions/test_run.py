@@ -13,8 +13,8 @@ from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.check import check_submission
-from sensorium_pipeline.submissions.evaluation import RUNNER, predict_images, run_submission
 from sensorium_pipeline.submissions.package import new_submission
+from sensorium_pipeline.submissions.run import RUNNER, predict_images, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 

@@ -1,4 +1,4 @@
-"""The baselines as a submission: entry point `sensorium_pipeline.models.submission:build`.
+"""The baselines as a submission: entry point `sensorium_pipeline.submissions.baseline:build`.
 
 The `[parameters]` table of submission.toml names the architecture and may set sizes and training otherwise:
 
