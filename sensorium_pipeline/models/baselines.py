@@ -22,11 +22,12 @@ DEMO: Mapping[str, Mapping[str, Any]] = {
         "layers": 2,
         "hidden_channels": 16,
         "hidden_kernel": 3,
-        "initial_sigma": 0.3,
+        "initial_sigma": 0.15,
         "batch_norm_momentum": 0.1,
         "laplace_weight": 1.0,
+        "behavior_scale": 0.1,
     },
-    "training": {"epochs": 30, "batch_size": 32, "learning_rate": 0.005, "patience": 8},
+    "training": {"epochs": 24, "batch_size": 32, "learning_rate": 0.005, "patience": 8},
 }
 
 _BEHAVIOR_OF_TRACK = {"sensorium": False, "sensorium+": True}

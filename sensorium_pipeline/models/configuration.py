@@ -24,6 +24,8 @@ class ModelConfiguration(BaseModel):
         hidden_kernel: side of the later layers' depthwise kernels, pixels, odd; they are padded to keep the shape.
         batch_norm_momentum: weight of the newest batch in the running mean and variance (PyTorch's convention).
         behavior: pupil dilation, its derivative and running speed enter as constant image channels.
+        behavior_scale: factor on the behaviour channels, beside their standard deviation. A step changes all the weights of a constant
+            channel's kernels together, so at 1 behaviour is learnt many times faster than the image, which few trials do not mend.
         shifter: the pupil centre moves the readout positions.
         position_features: hidden units of the network from cortical to visual position.
         shifter_features: hidden units of each of the shifter's two hidden layers.
@@ -43,6 +45,7 @@ class ModelConfiguration(BaseModel):
     hidden_kernel: int = Field(default=7, ge=1)
     batch_norm_momentum: float = Field(default=0.9, gt=0, le=1)
     behavior: bool = False
+    behavior_scale: float = Field(default=1.0, gt=0)
     shifter: bool = False
     position_features: int = Field(default=30, ge=1)
     shifter_features: int = Field(default=5, ge=1)

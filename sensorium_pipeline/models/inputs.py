@@ -1,7 +1,8 @@
 """From a session's raw inputs to what a model's layers see: one place where normalisation happens.
 
-As in SENSORIUM 2022: images are z-scored with the session's scalars, behaviour is divided by its standard deviation, pupil
-centres are z-scored, responses are multiplied with the precision; all statistics are those of the training trials.
+As in SENSORIUM 2022: images are z-scored with the session's scalars, behaviour is divided by its standard deviation (and multiplied
+with the configuration's factor, 1 in 2022), pupil centres are z-scored, responses are multiplied with the precision; all statistics
+are those of the training trials.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def normalise_inputs(configuration: ModelConfiguration, session: SessionDescript
     behavior = pupil = None
     if configuration.behavior:
         raw = _checked(session, "behavior", inputs.behavior, (len(inputs), 3))
-        behavior = raw * _precision(_known(session, "behavior_std", statistics.behavior_std))
+        behavior = raw * (_precision(_known(session, "behavior_std", statistics.behavior_std)) * np.float32(configuration.behavior_scale))
     if configuration.shifter:
         raw = _checked(session, "pupil_center", inputs.pupil_center, (len(inputs), 2))
         mean = _known(session, "pupil_center_mean", statistics.pupil_center_mean)

@@ -13,9 +13,11 @@ class Shifter(nn.Module):
     def __init__(self, configuration: ModelConfiguration, generator: torch.Generator) -> None:
         super().__init__()
         hidden = configuration.shifter_features
-        self.network = nn.Sequential(
-            dense(2, hidden, generator), nn.Tanh(), dense(hidden, hidden, generator), nn.Tanh(), dense(hidden, 2, generator), nn.Tanh()
-        )
+        last = dense(hidden, 2, generator)
+        # No shift at first: random ones would scatter what every neuron reads, before there is anything to be read.
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.network = nn.Sequential(dense(2, hidden, generator), nn.Tanh(), dense(hidden, hidden, generator), nn.Tanh(), last, nn.Tanh())
 
     def forward(self, pupil_center: Tensor) -> Tensor:
         """Map z-scored pupil centres (trials, 2) to shifts (trials, 2) in half image sides."""

@@ -79,6 +79,10 @@ def test_the_shifter_moves_what_is_read(make_description: MakeDescription) -> No
     inputs = ModelInputs(inputs.images, inputs.behavior, torch.zeros(2, 2))
     elsewhere = ModelInputs(inputs.images, inputs.behavior, torch.ones(2, 2))
     with torch.no_grad():
+        # Before training the pupil changes nothing.
+        assert torch.equal(encoder(session.name, inputs), encoder(session.name, elsewhere))
+        for parameter in encoder.shifters.parameters():
+            parameter.fill_(0.1)
         assert not torch.allclose(encoder(session.name, inputs), encoder(session.name, elsewhere))
 
 
