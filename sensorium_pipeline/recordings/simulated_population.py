@@ -1,9 +1,9 @@
 """A population of neurons whose stimulus-response functions are known.
 
 Three kinds: energy cells (a quadrature pair of Gabor filters, Adelson & Bergen 1985), nonlinear-subunit cells (summed squares of
-rectified, shifted Gabor filters), and linear-nonlinear cells (one rectified Gabor filter). The filters come from a small shared
-set of orientations and wavelengths, and receptive fields go smoothly with cortical position, with some scatter: what a model with
-a shared core and a readout position can learn. A linear-nonlinear model cannot describe the first two kinds.
+rectified, shifted Gabor filters), and linear-nonlinear cells (a centre and a weaker surround, ON or OFF, rectified). The filters come
+from a small shared set of orientations and wavelengths, and receptive fields go smoothly with cortical position, with some scatter:
+what a model with a shared core and a readout position can learn. A linear-nonlinear model cannot describe the first two kinds.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,10 @@ REDUCTION = 4
 GRID = (IMAGE_HEIGHT // REDUCTION, IMAGE_WIDTH // REDUCTION)
 _GREY_MEAN, _GREY_STD = 115.0, 55.0
 _ELONGATION = 1.2
+_SURROUND_SIZE, _SURROUND_WEIGHT = 2.0, 0.7  # of the centre's sigma, and of its integral
+# A field of a few hundred micrometres sees a part of the screen; as a share of it, from the middle to the part's edge.
+_PART_OF_SCREEN = 0.15
+_SCATTER = 0.03  # of the screen's height
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def draw_population(
     relative = 2 * positions / np.asarray(field) - 1
     turned = relative @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     bent = turned + 0.1 * np.sin(np.pi * turned[:, ::-1])
-    scatter = generator.normal(0, 0.03, (neurons, 2))
-    center = (0.5 + 0.28 * np.clip(bent + scatter, -1.1, 1.1)) * np.array([IMAGE_HEIGHT, IMAGE_WIDTH])
+    scatter = generator.normal(0, _SCATTER * IMAGE_HEIGHT, (neurons, 2))
+    center = (0.5 + _PART_OF_SCREEN * bent) * np.array([IMAGE_HEIGHT, IMAGE_WIDTH]) + scatter
     phase = generator.choice([0.0, 0.5 * np.pi, np.pi, 1.5 * np.pi], size=neurons)
     filters = np.zeros((neurons, 4, *GRID), np.float32)
     for neuron in range(neurons):
@@ -123,7 +127,17 @@ def _filters(kind: int, center: NDArray[np.float64], orientation: float, wavelen
         along = np.array([np.cos(orientation), -np.sin(orientation)])  # y, x
         subunits = ((-0.3, 0.0), (-0.1, np.pi), (0.1, 0.5 * np.pi), (0.3, 1.5 * np.pi))
         return [_gabor(center + place * wavelength * along, orientation, wavelength, shift) for place, shift in subunits]
-    return [_gabor(center, orientation, wavelength, phase)]
+    return [_center_surround(center, wavelength, on=phase < np.pi)]
+
+
+def _center_surround(center: NDArray[np.float64], wavelength: float, *, on: bool) -> NDArray[np.float32]:
+    """A difference of Gaussians of unit norm on the reduced grid, negative for an OFF centre."""
+    y, x = np.meshgrid(np.arange(GRID[0]), np.arange(GRID[1]), indexing="ij")
+    distance = (y + 0.5 - center[0] / REDUCTION) ** 2 + (x + 0.5 - center[1] / REDUCTION) ** 2
+    sigma = 0.25 * wavelength / REDUCTION
+    middle, around = (np.exp(-distance / (2 * size**2)) / size**2 for size in (sigma, _SURROUND_SIZE * sigma))
+    field = (middle - _SURROUND_WEIGHT * around) * (1 if on else -1)
+    return (field / np.linalg.norm(field)).astype(np.float32)
 
 
 def _gabor(center: NDArray[np.float64], orientation: float, wavelength: float, phase: float) -> NDArray[np.float32]:

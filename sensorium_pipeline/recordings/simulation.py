@@ -42,7 +42,7 @@ from sensorium_pipeline.recordings.simulated_schedule import LEAD, Behavior, Sch
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 
 _CHUNK_BYTES = 32 << 20
-_FRACTIONS = (0.60, 0.25, 0.15)
+_FRACTIONS = (0.45, 0.25, 0.30)
 _OUT_OF_FOCUS_EVERY = 400.0  # seconds
 
 
