@@ -6,11 +6,14 @@ import sys
 # Threads of numpy's BLAS wait for each other by spinning: beside Dask workers that share the cores they make small matrix products
 # a hundred times slower. Parallel work here is processes, numba or torch. It must be set before numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What a task raises comes back to its caller, who says it in one sentence; Dask's workers would print a traceback as well.
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
 
 import typer
 
 from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions
 from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.terminal import messages
 
 app = typer.Typer(
@@ -28,13 +31,18 @@ submissions.register(app)
 benchmark.register(app)
 
 INTERRUPTED = 130
+USER = 1
 PLATFORM = 2
+WRONG_USAGE = 2
 
 
 def main() -> None:
     """Run the command line; every error becomes one sentence on the error stream and an exit code (1: the input, 2: the platform)."""
     try:
         app()
+    except SystemExit as end:
+        # Typer ends wrong usage with 2, which means the platform here.
+        sys.exit(USER if end.code == WRONG_USAGE else end.code)
     except SensoriumError as error:
         messages.print(f"[bold red]error[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
@@ -42,7 +50,7 @@ def main() -> None:
         messages.print("interrupted; what was finished is kept, run the same command again to go on")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if os.environ.get("SENSORIUM_TRACEBACK"):
+        if Settings().traceback:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         messages.print(f"[bold red]internal error[/] {_escaped(text)}", soft_wrap=True, highlight=False)
