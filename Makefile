@@ -43,7 +43,7 @@ demo-s3: setup  ## The same against a real S3 server on this machine
 	@$(BIN)/sensorium demo --s3 --root $(WORKSPACE)-s3
 
 test: setup lint  ## Run the linters, the type checker and the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## Run ruff and mypy
 	@$(BIN)/ruff check .

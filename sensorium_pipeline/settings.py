@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         lab: the lab root, where it is not `<root>/lab`; likewise `open`, `sealed` and `inbox`.
         dask_address: scheduler to use; left out, a cluster is started on this machine.
         workers: Dask workers to start on this machine; 0 means one a core, at most four.
-        test_data: folder of real recordings for tests, benchmarks and the timing of simulated sessions.
+        traceback: let an internal error of the command line show where it happened.
     """
 
     model_config = SettingsConfigDict(env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="ignore")
@@ -45,4 +45,4 @@ class Settings(BaseSettings):
     inbox: RootSettings = RootSettings()
     dask_address: str | None = None
     workers: int = 0
-    test_data: str | None = None
+    traceback: bool = False

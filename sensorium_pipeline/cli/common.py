@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, open_workspace
 
@@ -22,7 +24,12 @@ ReleaseName = Annotated[
 
 def settings_of(root: str | None) -> Settings:
     """Settings of this run; a local root is made absolute, since workers have folders of their own."""
-    settings = Settings(root=root) if root else Settings()
+    try:
+        settings = Settings(root=root) if root else Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "SENSORIUM_" + "__".join(str(part) for part in first["loc"]).upper()
+        raise InputError(first["msg"], where=name, advice="Correct the environment variable.") from error
     if "://" in settings.root:
         return settings
     return settings.model_copy(update={"root": str(Path(settings.root).expanduser().absolute())})

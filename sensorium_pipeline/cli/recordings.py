@@ -87,9 +87,11 @@ def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
 
     Planes that were extracted before are not extracted again. A quality gate that refuses the session says by how much.
     """
+    from sensorium_pipeline.recordings import open_session
     from sensorium_pipeline.storage import dataset_url, open_workspace
 
     settings = settings_of(root)
+    open_session(raw)  # what cannot be read is said before anything is started
     with flows_ready(settings):
         from flows.ingest_session import ingest_session
 
