@@ -1,7 +1,6 @@
 """One submission, from the inbox to its scores. The task itself holds no GPU: the Dask tasks that it starts ask for one each."""
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.compute import GPU, Channel, run_on_cluster
-from sensorium_pipeline.errors import IsolationError
+from sensorium_pipeline.errors import IsolationError, PlatformError
 from sensorium_pipeline.evaluation import Job, PredictionRecord, predict, score
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.run import CPU, Device
@@ -77,9 +76,21 @@ def _predict_on_worker(job: Job, seed: int, root: str | None, channel: Channel) 
 
 
 def _worker_device(job: Job) -> Device:
-    """The GPU that dask-cuda gave to this worker, with its device nodes alone; the worker itself makes no CUDA context."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    if job.device_class == "cpu" or not visible.isdigit() or not shutil.which("nvidia-smi"):
+    """The GPU that dask-cuda gave to this worker, with its device nodes alone; the worker itself makes no CUDA context.
+
+    Raises:
+        PlatformError: the job is for GPUs and this worker has none; a result from a CPU must not be recorded as one of a GPU.
+    """
+    if job.device_class == "cpu":
         return CPU
-    nodes = [Path("/dev") / name for name in (f"nvidia{visible}", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")]
-    return Device("cuda:0", tuple(node for node in nodes if node.exists()))
+    # In a container the only GPU has the index 0, whatever the number of its node.
+    gpus = sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda node: int(node.name.removeprefix("nvidia")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if not visible.isdigit() or int(visible) >= len(gpus):
+        raise PlatformError(
+            "the evaluation asks for a GPU, and this worker has none",
+            where=f"CUDA_VISIBLE_DEVICES={visible}",
+            advice="Start the workers with `dask cuda worker`, or evaluate with device_class=cpu.",
+        )
+    common = [Path("/dev") / name for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")]
+    return Device("cuda:0", (gpus[int(visible)], *(node for node in common if node.exists())))
