@@ -12,7 +12,7 @@ import pytest
 from distributed.client import Client
 from small_world import MEAN_RESPONSE, RELEASE, World, write_code
 
-from sensorium_pipeline.compute import cluster_address
+from sensorium_pipeline.compute import local_cluster
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
@@ -35,9 +35,9 @@ def isolated() -> None:
 
 @pytest.fixture
 def one_worker(monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Iterator[str]:
-    with cluster_address(Settings(workers=1)) as address:
-        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", address)
-        yield address
+    with local_cluster(Settings(workers=1)) as cluster:
+        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", cluster.scheduler_address)
+        yield cluster.scheduler_address
 
 
 def evaluate(world: World):
@@ -120,8 +120,8 @@ def test_a_machine_without_isolation_refuses_strangers_code_and_says_so(
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))  # no bwrap there
     submit(copied.workspace, write_code(tmp_path / "code", "Code"), "stranger", "sensorium")
-    with cluster_address(Settings(workers=1)) as address:
-        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", address)
+    with local_cluster(Settings(workers=1)) as cluster:
+        monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", cluster.scheduler_address)
         summary = evaluate(copied).result()
     assert [result.status for result in summary.evaluated] == ["refused"]
     assert "bwrap" in summary.evaluated[0].reason

@@ -1,0 +1,147 @@
+"""Commands on a workspace in which three sessions are released and something was evaluated: what they print, as JSON and for people."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from command_line import Said, as_process, assert_one_error
+from PIL import Image
+from small_world import OPEN, RELEASE, SENSORIUM, SENSORIUM_PLUS, World, true_predictions, write_code, write_file_submission
+
+from sensorium_pipeline.scoring import METRIC_VERSION
+from sensorium_pipeline.sessions.catalogue import load_hidden, read_session
+from sensorium_pipeline.submissions.inbox import submit
+from sensorium_pipeline.submissions.predictions import write_predictions
+
+
+def parsed(said: Said) -> Any:
+    assert said.code == 0, said.error
+    return json.loads(said.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+def test_sessions_and_show(sensorium, world: World) -> None:
+    listed = parsed(sensorium("sessions", "--root", world.root, "--json"))
+    assert [session["name"] for session in listed] == [OPEN, SENSORIUM, SENSORIUM_PLUS]
+    shown = parsed(sensorium("show", SENSORIUM, "--root", world.root, "--json"))
+    assert shown["session"] == listed[1]
+    assert set(shown["hidden_tiers"]) == {"test", "final_test"}
+    assert not shown["behavior"]
+    text = sensorium("show", SENSORIUM, "--root", world.root).out
+    url = text.split('open_datatree("')[1].split('"')[0]
+    with xr.open_datatree(url, engine="zarr") as tree:
+        assert tree.attrs["session"] == SENSORIUM
+    assert SENSORIUM_PLUS in sensorium("sessions", "--root", world.root).out
+
+
+def test_nothing_secret_is_listed(sensorium, world: World) -> None:
+    lab_digests = {path.name for path in (world.folder / "workspace" / "lab" / "manifests").rglob("*")}
+    for arguments in (["sessions"], ["show", SENSORIUM], ["audit"]):
+        out = sensorium(*arguments, "--root", world.root, "--json").out
+        assert not [digest for digest in lab_digests if digest.split(".")[0] and digest.split(".")[0] in out]
+
+
+def test_release_and_audit(sensorium, changeable: World) -> None:
+    made = parsed(sensorium("release", "second", OPEN, SENSORIUM, "--reference", "sensorium=a/b", "--root", changeable.root, "--json"))
+    assert [session["name"] for session in made["sessions"]] == [OPEN, SENSORIUM]
+    assert made["references"] == {"sensorium": "a/b"}
+    assert (made["live"]["state"], made["final"]["state"]) == ("open", "closed")
+    opened = parsed(sensorium("release", "second", "--final", "open", "--root", changeable.root, "--json"))
+    assert opened == {**made, "final": {**made["final"], "state": "open"}}
+    assert_one_error(sensorium("audit", "--root", changeable.root), "several releases", "second")
+    reports = parsed(sensorium("audit", "second", "--root", changeable.root, "--json"))
+    assert [(report["session"], report["findings"]) for report in reports] == [(OPEN, []), (SENSORIUM, [])]
+    assert all(report["checks"] for report in reports)
+    assert f"{SENSORIUM}: passed" in sensorium("audit", "second", "--root", changeable.root).out
+
+
+def test_inspect(sensorium, world: World) -> None:
+    summary = parsed(sensorium("inspect", world.raw(SENSORIUM), "--json"))
+    assert (summary["name"], summary["track"], summary["planes"]) == (SENSORIUM, "sensorium", 1)
+    assert "frame rate" in sensorium("inspect", world.raw(SENSORIUM)).out
+
+
+def test_rank_and_explain(sensorium, evaluated: World, isolated: None) -> None:
+    table = parsed(sensorium("rank", "--track", "sensorium", "--root", evaluated.root, "--json"))
+    assert table["release"] == RELEASE
+    assert table["metric_version"] == METRIC_VERSION
+    assert [(row["team"], row["rank"], row["status"]) for row in table["rows"]] == [("sharp", 1, "ranked"), ("baseline", 2, "ranked")]
+    second = table["rows"][1]
+    assert second["difference_to_leader"]["high"] < 0
+    text = sensorium("rank", "--track", "sensorium", "--root", evaluated.root).out
+    assert f"{table['rows'][0]['score']['value']:.4f}" in text
+    explained = parsed(sensorium("explain", "baseline", "--root", evaluated.root, "--json"))
+    assert (explained["team"], explained["status"]) == ("baseline", "ranked")
+    assert explained["submission_digest"] == second["submission_digest"]
+    values = {number["value"] for number in explained["numbers"]}
+    assert second["score"]["value"] in values
+    digests = {digest for number in explained["numbers"] for listed in number["digests"].values() for digest in listed}
+    assert table["data"][0]["open_digest"] in digests
+    assert f"{second['score']['value']:.6f}" in sensorium("explain", "baseline", "--root", evaluated.root).out
+
+
+def test_a_closed_tier_is_not_ranked(sensorium, evaluated: World) -> None:
+    said = sensorium("rank", "--track", "sensorium", "--tier", "final_test", "--root", evaluated.root)
+    assert_one_error(said, f"release {RELEASE}", "the final tier is not open")
+
+
+def test_score(sensorium, evaluated: World, tmp_path) -> None:
+    truth = true_predictions(evaluated.workspace, SENSORIUM)
+    hidden = load_hidden(evaluated.workspace, read_session(evaluated.workspace.open, SENSORIUM)[1].open_digest, "test")
+    rows = np.isin(truth.trial_id, hidden.trial_id)
+    path = tmp_path / "test.npz"
+    write_predictions(path, type(truth)(truth.trial_id[rows], truth.unit_id, truth.prediction[rows]))
+    metrics = parsed(sensorium("score", path, "--session", SENSORIUM, "--tier", "test", "--root", evaluated.root, "--json"))
+    # A neuron that never responded in these trials counts as zero.
+    silent = (truth.prediction[rows].std(axis=0) == 0).mean()
+    assert metrics["single_trial_correlation"] == pytest.approx(1 - silent, abs=1e-5)
+    said = sensorium("score", path, "--session", SENSORIUM, "--tier", "test", "--root", evaluated.root)
+    assert f"{rows.sum()} trials of 6 images, {len(truth.unit_id)} neurons" in said.out
+
+
+def test_new_submission_check_and_submit(sensorium, changeable: World, isolated: None, tmp_path) -> None:
+    folder = tmp_path / "mine"
+    assert sensorium("new-submission", folder, "--template", "ln").code == 0
+    assert (folder / "submission.toml").is_file()
+    assert_one_error(sensorium("new-submission", folder), str(folder), "something lies there already")
+    code = write_code(tmp_path / "code", "Mean response")
+    report = parsed(sensorium("check", code, "--root", changeable.root, "--json"))
+    assert report["passed"]
+    assert report["run"]["status"] == "finished"
+    sent = parsed(sensorium("submit", code, "--team", "me", "--track", "sensorium", "--root", changeable.root, "--json"))
+    assert (sent["identifier"], sent["duplicate"]) == ("me/sensorium/1", False)
+    again = sensorium("submit", code, "--team", "me", "--track", "sensorium", "--root", changeable.root)
+    assert "was submitted before as me/sensorium/1" in again.out
+
+
+@pytest.mark.parametrize("kind", ["npy", "pictures"])
+def test_a_digital_twin_predicts_any_images(sensorium, evaluated: World, isolated: None, tmp_path, kind: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 144, 256), np.uint8)
+    source = tmp_path / ("images.npy" if kind == "npy" else "images")
+    if kind == "npy":
+        np.save(source, images)
+    else:
+        source.mkdir()
+        for name, image in zip(("c", "a", "b"), images, strict=True):
+            Image.fromarray(image).save(source / f"{name}.png")
+    out = tmp_path / "responses.npz"
+    said = sensorium("predict", "baseline/sensorium/1", source, out, "--session", OPEN, "--root", evaluated.root)
+    assert said.code == 0, said.error
+    with np.load(out, allow_pickle=False) as stored:
+        assert stored["image_name"].tolist() == (["0", "1", "2"] if kind == "npy" else ["a", "b", "c"])
+        assert stored["prediction"].shape == (3, len(stored["unit_id"]))
+        assert np.isfinite(stored["prediction"]).all()
+        assert stored["prediction"].std(axis=0).max() > 0
+
+
+def test_evaluate_and_publish_with_services_of_their_own(changeable: World, tmp_path) -> None:
+    predictions = true_predictions(changeable.workspace, SENSORIUM, 1.0)
+    submit(changeable.workspace, write_file_submission(tmp_path / "file", "File", SENSORIUM, predictions), "filer", "sensorium")
+    said = as_process("evaluate", "--root", changeable.root, "--json", SENSORIUM_WORKERS="1")
+    summary = parsed(said)
+    assert [(result["identifier"], result["status"]) for result in summary["evaluated"]] == [("filer/sensorium/1", "scored")]
+    assert "Traceback" not in said.error
+    published = parsed(as_process("publish", "--root", changeable.root, "--json"))
+    assert published["new"] is False
+    assert published["record"]["tables"] == ["sensorium-live", "sensorium-plus-live"]
