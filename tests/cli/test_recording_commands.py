@@ -1,0 +1,90 @@
+"""Commands on movies and traces: a real movie, a tiny HDF5 file, traces from elsewhere."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from command_line import assert_one_error
+
+
+@pytest.fixture
+def tiny_movie(tmp_path: Path) -> Path:
+    """Two blinking cells on a noisy background, in a file with two datasets."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :48]
+    activity = np.zeros((2, 400))
+    activity[0, 30::70] = activity[1, 60::70] = 1
+    kernel = np.exp(-np.arange(40) / 8)
+    calcium = np.stack([np.convolve(trace, kernel)[:400] for trace in activity])
+    cells = np.stack([np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 12) for y, x in ((16, 14), (32, 33))])
+    movie = 60 + 40 * cells.sum(0) + 150 * np.einsum("ct,cyx->tyx", calcium, cells)
+    path = tmp_path / "tiny.h5"
+    with h5py.File(path, "w") as file:
+        file["imaging/movie"] = generator.poisson(movie).astype(np.int16)
+        file["imaging/other"] = np.zeros((5, 48, 48), np.int16)
+    return path
+
+
+def test_extract_a_real_movie(sensorium, test_data: Path, tmp_path: Path) -> None:
+    movie, out = test_data / "twophoton/movies/thunder_mouse_64x64x500.tif", tmp_path / "out"
+    said = sensorium("extract", movie, out, "--frame-rate", "8", "--json")
+    assert said.code == 0, said.error
+    metrics = json.loads(said.out)
+    assert metrics["frames"] == 500
+    assert metrics["kept_cells"] >= 1
+    with xr.open_zarr(out / "extraction.zarr") as data:
+        assert data.attrs["movie"] == movie.name
+        assert data.sizes["frame"] == 500
+    report = (out / "report.md").read_text()
+    assert movie.name in report
+    pictures = [line.split("](")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
+    assert pictures
+    assert all((out / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_extract_a_dataset_of_an_hdf5_file(sensorium, tiny_movie: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = sensorium("extract", tiny_movie, out, "--frame-rate", "10")
+    assert_one_error(said, str(tiny_movie), "imaging/movie", "imaging/other")
+    assert not out.exists()
+    said = sensorium("extract", tiny_movie, out, "--frame-rate", "10", "--dataset", "imaging/movie", "--pixel-size", "1.5")
+    assert said.code == 0, said.error
+    with xr.open_zarr(out / "extraction.zarr") as data:
+        centroids = np.asarray(data["centroids"])
+    for cell in ((16, 14), (32, 33)):
+        assert np.linalg.norm(centroids - cell, axis=1).min() < 2
+    again = sensorium("extract", tiny_movie, out, "--frame-rate", "10", "--dataset", "imaging/movie")
+    assert_one_error(again, str(out), "something lies there already", "Name a new folder")
+
+
+def test_deconvolve(sensorium, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    spikes = generator.random((3, 600)) < 0.03
+    kernel = np.exp(-np.arange(60) / 10)
+    dff = np.stack([np.convolve(each, kernel)[:600] for each in spikes]) + generator.normal(0, 0.05, (3, 600))
+    np.save(tmp_path / "dff.npy", dff.astype(np.float32))
+    out = tmp_path / "activity.npy"
+    said = sensorium("deconvolve", tmp_path / "dff.npy", out, "--frame-rate", "10", "--json")
+    assert said.code == 0, said.error
+    summary = json.loads(said.out)
+    assert (summary["neurons"], summary["frames"]) == (3, 600)
+    assert 0.04 < summary["median_noise"] < 0.2
+    activity = np.load(out)
+    assert activity.shape == (3, 600)
+    assert activity.min() >= 0
+    assert min(np.corrcoef(found, true)[0, 1] for found, true in zip(activity, spikes, strict=True)) > 0.7
+
+
+def test_simulate_a_recording_and_look_at_it(sensorium, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    arguments = ["--planes", "1", "--neurons", "3", "--size", "48", "--images", "10", "--animal", "42"]
+    assert sensorium("simulate-recording", out, *arguments).code == 0
+    summary = json.loads(sensorium("inspect", out, "--json").out)
+    assert (summary["name"], summary["role"], summary["images"]["single"]) == ("42-1-1", "open", 10)
+    assert_one_error(sensorium("simulate-recording", out, *arguments), str(out))
+    assert_one_error(sensorium("simulate-recording", tmp_path / "other", "--role", "competition"), "track")
+    assert not (tmp_path / "other").exists()
