@@ -16,8 +16,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from sensorium_pipeline.imaging.interpolation import bin_frame, gauss_newton
+from sensorium_pipeline.imaging.spectrum import Spectrum, radial_frequency, taper_window
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -28,59 +30,8 @@ _HALVED_FROM = 128
 _COARSE_STEPS = 3
 _FINE_STEPS = 2
 _MODEL_ERROR = 0.01  # of the power of the template
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """A power spectrum per pixel (units^2), averaged over directions: `power[i]` at `frequency[i]` cycles a pixel."""
-
-    frequency: Float64
-    power: Float64
-
-    @classmethod
-    def of(cls, images: Float32) -> "Spectrum":
-        """Mean spectrum of images (n, y, x) of zero mean, tapered at the edges."""
-        height, width = images.shape[1:]
-        taper = taper_window(height, width)
-        power = np.zeros((height, width // 2 + 1))
-        for image in images:  # one at a time: the transform of all would be the largest array of the whole correction
-            power += (torch.fft.rfft2(torch.from_numpy(image * taper)).abs() ** 2).numpy()
-        power /= len(images) * float((taper.astype(np.float64) ** 2).sum())
-        radius = radial_frequency(height, width)
-        bins = max(min(height, width) // 4, 8)
-        index = np.minimum((radius / 0.5 * bins).astype(int), bins - 1).ravel()
-        index[0] = bins  # the mean is no part of it
-        count = np.bincount(index, minlength=bins + 1)[:bins]
-        total = np.bincount(index, power.ravel(), minlength=bins + 1)[:bins]
-        frequency = (np.arange(bins) + 0.5) * 0.5 / bins
-        mean = total[count > 0] / count[count > 0]
-        # Weights are its inverse: a movie without noise, or without any power at some frequency, must not make them infinite.
-        return cls(frequency[count > 0], np.maximum(mean, max(1e-6 * float(mean.max()), 1e-12)))
-
-    @classmethod
-    def white(cls, images: Float32) -> "Spectrum":
-        """White noise as strong as images (n, y, x) are at the highest frequencies, which optics leave to noise."""
-        whole = cls.of(images - images.mean((1, 2), keepdims=True))
-        return cls(whole.frequency, np.full_like(whole.power, np.median(whole.power[-max(len(whole.power) // 4, 1) :])))
-
-    def at(self, radius: Float64) -> Float64:
-        """Power at these frequencies (cycles a pixel)."""
-        return np.interp(radius, self.frequency, self.power)
-
-
-def radial_frequency(height: int, width: int) -> Float64:
-    """Distance from zero, cycles a pixel, of every entry of a real two-dimensional transform (y, x // 2 + 1)."""
-    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-
-
-def taper_window(height: int, width: int) -> Float32:
-    """Window (y, x) that falls to zero over the outer eighth on every side, as a raised cosine."""
-
-    def side(length: int) -> Float64:
-        edge = np.minimum(np.arange(length) + 0.5, length - np.arange(length) - 0.5)
-        return 0.5 - 0.5 * np.cos(np.pi * np.minimum(edge / max(length / 8, 1.0), 1.0))
-
-    return np.outer(side(height), side(width)).astype(np.float32)
+_FEW_PIXELS = 25  # fewer than a cell has
+_FALSE_PEAKS = 1e-3  # part of frames of noise alone in which some peak counts as found
 
 
 def _hats(length: int, nodes: int) -> Float64:
@@ -165,6 +116,7 @@ class Alignments:
         correlation: (frames,) Pearson, of the moved frame with the template.
         gain: (frames,) brightness relative to the template.
         at_bound: (frames,) the best rigid shift lies at the end of the allowed range.
+        certainty: (frames,) height of the correlation's peak, in standard deviations of what noise alone gives at any one place.
         deviation_variance: px^2, of the non-rigid part, as these frames decided it.
     """
 
@@ -172,6 +124,7 @@ class Alignments:
     correlation: Float32
     gain: Float32
     at_bound: NDArray[np.bool_]
+    certainty: Float32
     deviation_variance: float
 
 
@@ -227,6 +180,28 @@ class Aligner:
         weight[0, 0] = 0
         self._matched = spectrum.conj() * torch.from_numpy(weight.astype(np.float32))
         self._peak = float(torch.fft.irfft2(spectrum * self._matched, s=whole.shape)[0, 0])
+        # What noise alone makes of the correlation: each term of the transform stands for itself and its mirror image.
+        mirrored = np.full(weight.shape[1], 2.0)
+        mirrored[0] = 1.0
+        if whole.shape[1] % 2 == 0:
+            mirrored[-1] = 1.0
+        one_frame = noise.at(radial_frequency(*whole.shape) / self._halving) / self._halving**2 * float((self._taper**2).sum()) * mirrored
+        matched = self._matched.abs().numpy().astype(np.float64)
+        self._surface_noise = max(float(np.sqrt((matched**2 * one_frame).sum())) / whole.size, 1e-30)
+        # A frame that is part of the template correlates with itself.
+        self.own_certainty = float((weight * one_frame).sum()) / whole.size / averaged / self._surface_noise
+        reach_y, reach_x = self._reach()
+        self.least_certainty = float(-ndtri(_FALSE_PEAKS / ((2 * reach_y + 1) * (2 * reach_x + 1))))
+
+    @property
+    def rests_on_few_pixels(self) -> bool:
+        """Whether the template is hardly more than a point: where photons are rare, one of each frame can always be laid on another."""
+        energy = self.fine.template.astype(np.float64) ** 2
+        return bool(energy.sum() ** 2 < _FEW_PIXELS * (energy**2).sum())
+
+    def _reach(self) -> tuple[int, int]:
+        """Largest shift, y and x, in pixels of the correlation."""
+        return max(self._largest[0] // self._halving, 1), max(self._largest[1] // self._halving, 1)
 
     def _node_correlations(self, smoothness: float) -> Float64:
         sides = [np.linspace(0, length - 1, count) for length, count in zip(self.shape, self.nodes, strict=True)]
@@ -247,16 +222,16 @@ class Aligner:
             self._posteriors[key] = np.ascontiguousarray(prior @ np.linalg.inv(np.eye(len(prior)) + level.information @ prior))
         return self._posteriors[key]
 
-    def rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-        """Shifts (n, 2) px to about a tenth of a pixel, gains (n,) and whether the peak lies at the end of the range, by correlation."""
+    def rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_], Float32]:
+        """Shifts (n, 2) px to about a tenth of a pixel by correlation; gain, whether at the end of the range and certainty (n,)."""
         # A few frames at a time stay in the processor's cache, and memory is used again rather than asked for anew.
         parts = [self._rigid(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
-        shifts, gain, at_bound = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return shifts, gain, at_bound
+        shifts, gain, at_bound, certainty = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return shifts, gain, at_bound, certainty
 
-    def _rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    def _rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_], Float32]:
         height, width = self._taper.shape
-        reach_y, reach_x = (max(reach // self._halving, 1) for reach in self._largest)
+        reach_y, reach_x = self._reach()
         if self._halving == 2:
             small = np.empty((len(frames), height, width), np.float32)
             for frame, half in zip(frames, small, strict=True):
@@ -283,7 +258,7 @@ class Aligner:
         part_y, part_x = part_y * ~at_bound, part_x * ~at_bound
         shifts = torch.stack([row - reach_y + part_y, column - reach_x + part_x], 1) * self._halving
         gain = (top / max(self._peak, 1e-30)).clamp(0.2, 5.0)
-        return shifts.float().numpy(), gain.float().numpy(), at_bound.numpy()
+        return shifts.float().numpy(), gain.float().numpy(), at_bound.numpy(), (top / self._surface_noise).float().numpy()
 
     def align(
         self,
@@ -300,7 +275,7 @@ class Aligner:
         `variance` (px^2) fixes that of the non-rigid part, 0 means rigid; frames without `use` have no say in it.
         """
         count = len(frames)
-        shifts, gain, at_bound = self.rigid(frames)
+        shifts, gain, at_bound, certainty = self.rigid(frames)
         offset = frames.mean((1, 2))
         fields = np.repeat(shifts[:, None, None, :], self.nodes[0], 1).repeat(self.nodes[1], 2).astype(np.float32)
         measured = np.empty((count, 2 * self.nodes[0] * self.nodes[1]))
@@ -335,7 +310,7 @@ class Aligner:
                 correlation[n] = _pearson(statistics)
 
         share(finish, count, pool, threads)
-        return Alignments(fields, correlation, gain, at_bound, variance)
+        return Alignments(fields, correlation, gain, at_bound, certainty, variance)
 
     def polish(self, frame: Float32, gain: np.float32, field: Float32, variance: float) -> np.float32:
         """One more step, in place, for a frame (y, x) whose field came from an aligner at lower resolution; the correlation."""
@@ -368,15 +343,16 @@ class Aligner:
         return float(candidates[int(np.argmin(cost))])
 
 
-def lowest_plausible(correlation: Float32) -> float:
+def lowest_plausible(correlation: Float32, pixels: int) -> float:
     """Correlation below which a frame does not show what the template shows, given those of frames from all over the recording.
 
     Six robust standard deviations and a fifth below the median; or, where many frames are bad and these say little, half of what good
-    ones reach.
+    ones reach. Never so high that the noise of a correlation over so many pixels would bring a frame below it.
     """
     middle = float(np.median(correlation))
     spread = 1.4826 * float(np.median(np.abs(correlation - middle)))
-    return max(min(middle - 6 * spread, 0.8 * middle), 0.5 * float(np.quantile(correlation, 0.9)))
+    good = float(np.quantile(correlation, 0.9))
+    return min(max(min(middle - 6 * spread, 0.8 * middle), 0.5 * good), good - 6 / float(np.sqrt(pixels)))
 
 
 def _pearson(statistics: Float64) -> np.float32:

@@ -209,6 +209,8 @@ def _metrics(
         frames=movie.frames,
         flagged_fraction=float(np.mean(motion.flagged)),
         template_correlation=median(motion.correlation[good]),
+        motion_measured_fraction=float(np.mean(motion.measured)),
+        motion_pooled=motion.pooled,
         shift_rms=float(np.sqrt(np.mean(np.sum((shifts - shifts.mean(0)) ** 2, axis=1)))) if len(shifts) else 0.0,
         largest_shift=float(np.sqrt(np.sum(shifts**2, axis=1)).max(initial=0.0)),
         raster_phase=float(motion.raster_phase),

@@ -18,10 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.alignment import Aligner, Alignments, Spectrum, share
+from sensorium_pipeline.imaging.alignment import Aligner, Alignments, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
+from sensorium_pipeline.imaging.displacement_fields import block_centres, bridge, node_weights
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, round_frame, warp_frame
+from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.spectrum import Spectrum
 from sensorium_pipeline.imaging.summary_images import SummaryImages, coverage, crispness
 from sensorium_pipeline.imaging.template import Template, build_template
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
@@ -78,6 +81,9 @@ class MotionResult:
         block_shifts: (frames, rows, columns, 2) float32 px: what is left of the displacement at the nodes, less the shift of the frame.
         block_centres: (rows, columns, 2) float32 px: where the nodes are.
         correlation: (frames,) float32, Pearson, of the corrected frame with the template.
+        measured: (frames,) bool, frames whose content stands out of noise far enough to tell where it stands. The displacement of others is
+            interpolated in time, and zero where no frame can be told; noise does not make a frame flagged.
+        pooled: frames that were averaged to measure one displacement; 0 where even many of them together show too little.
         flagged: (frames,) bool; the displacement of such frames is interpolated from their neighbours, and where pixels are not finite the
             corrected frame is the template.
         reason: (frames,) str, why a frame is flagged, empty where it is not.
@@ -93,6 +99,8 @@ class MotionResult:
     block_shifts: Float32
     block_centres: Float32
     correlation: Float32
+    measured: NDArray[np.bool_]
+    pooled: int
     flagged: NDArray[np.bool_]
     reason: NDArray[np.str_]
     mean_before: Float32
@@ -160,11 +168,12 @@ class _Correction:
             max(int(parameters.largest_shift * (height // self.factor)), 1),
             max(int(parameters.largest_shift * (width // self.factor)), 1),
         )
+        smoothness = max(height, width) / self.factor / 4
         self.template: Template = build_template(
             self._binned(sample),
             self.nodes,
             reach,
-            max(height, width) / self.factor / 4,
+            smoothness,
             rigid=not parameters.non_rigid,
             pool=pool,
             threads=threads,
@@ -172,6 +181,11 @@ class _Correction:
         self.variance = None if parameters.non_rigid else 0.0
         fields = self.template.sample.fields * self.factor
         fine = self.template.sample.correlation >= self.template.lowest_correlation
+        self.faint: PooledMotion | None = None
+        if not self.template.clear:
+            self.faint = measure_pooled(self._block, movie.frames, self.nodes, reach, smoothness, pool=pool, threads=threads)
+            fields[:] = self.faint.shifts[self.sampled][:, None, None] * self.factor
+            fine[:] = True
         if not fine.any():
             fine[:] = True
         mean, moved = SummaryImages((height, width), pool, threads), np.empty((16, height, width), np.float32)
@@ -181,7 +195,7 @@ class _Correction:
             mean.add(moved[: len(sample[part])], fine[part])
         self.image = mean.images()[0]
         self.full: Aligner | None = None
-        if self.factor == 2:
+        if self.factor == 2 and self.faint is None:
             # Half the resolution finds the way; bilinear sampling there is off by up to a tenth of a pixel, which the last step makes good.
             few = np.flatnonzero(fine)[:: max(int(fine.sum()) // 32, 1)][:32]
             moved = np.empty((len(few), height, width), np.float32)
@@ -196,11 +210,12 @@ class _Correction:
         """Frames evenly over the recording that are finite and not blank."""
         movie = self.movie
         count = min(count, movie.frames, max(32, _SAMPLE_BYTES // (movie.height * movie.width * 4)))
-        kept = []
+        kept, self.sampled = [], []
         for k, n in enumerate(np.linspace(0, movie.frames - 1, count).astype(int).tolist()):
             frame = _native(movie.read(n, n + 1))
             if _condition(frame)[0] == FINE:
                 kept.append(frame[0])
+                self.sampled.append(n)
             self.progress(Progress("template", k + 1, count))
         if not kept:
             raise InputError(
@@ -209,6 +224,12 @@ class _Correction:
                 advice="Check the channel and the plane: a recording without an image cannot be corrected.",
             )
         return np.stack(kept)
+
+    def _block(self, start: int, stop: int) -> Float32 | None:
+        """Mean of the usable frames of a span at the scale of alignment."""
+        raw = _native(self.movie.read(start, stop))
+        usable = _condition(raw) == FINE
+        return self._binned(raw[usable]).mean(0) if usable.any() else None
 
     def _binned(self, raw: Frames, binned: Float32 | None = None) -> Float32:
         """Frames (n, y, x) at the scale of alignment, raster phase corrected, in the first part of `binned` where that is given."""
@@ -263,6 +284,7 @@ class _Correction:
         movie = self.movie
         shape = (movie.height, movie.width)
         fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
+        measured = np.zeros(movie.frames, bool)
         correlation, reason = np.zeros(movie.frames, np.float32), np.full(movie.frames, FINE, dtype="<U40")
         before, after = SummaryImages(shape, self.pool, self.threads), SummaryImages(shape, self.pool, self.threads)
         last_good: Float32 | None = None
@@ -274,16 +296,26 @@ class _Correction:
                 reason[start:stop] = _condition(raw)
                 usable = reason[start:stop] == FINE
                 seen = raw if usable.all() else np.where((reason[start:stop] == NOT_FINITE)[:, None, None], 0, raw)
-                found = self.template.aligner.align(self._binned(seen, binned), self.pool, self.threads, variance=self.variance, use=usable)
-                fields[start:stop], correlation[start:stop] = found.fields * self.factor, np.where(usable, found.correlation, 0)
-                reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
-                reason[start:stop][usable & found.at_bound] = OUT_OF_RANGE
-                good = reason[start:stop] == FINE
                 moved = writer.buffer(len(raw))
-                if self.full is not None:
+                if self.faint is None:
+                    images = self._binned(seen, binned)
+                    found = self.template.aligner.align(images, self.pool, self.threads, variance=self.variance, use=usable)
+                    fields[start:stop], correlation[start:stop] = found.fields * self.factor, np.where(usable, found.correlation, 0)
+                    # A peak no higher than those of noise says neither where a frame stands nor that it stands too far away.
+                    certain = found.certainty >= self.template.aligner.least_certainty
+                    reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
+                    reason[start:stop][usable & certain & found.at_bound] = OUT_OF_RANGE
+                    good = reason[start:stop] == FINE
+                    measured[start:stop] = good & certain
                     self._polish(seen, found, fields[start:stop], correlation[start:stop], usable)
-                last_good = _bridge(fields[start:stop], good, last_good)
+                    last_good = bridge(fields[start:stop], measured[start:stop], last_good)
+                else:
+                    good = usable
+                    measured[start:stop] = self.faint.measured[start:stop] & usable
+                    fields[start:stop] = self.faint.shifts[start:stop, None, None] * self.factor
                 self._warp(seen, fields[start:stop], moved)
+                if self.faint is not None:
+                    correlation[start:stop] = np.where(usable, _correlations(moved, self.image), 0)
                 for n in np.flatnonzero(reason[start:stop] == NOT_FINITE):
                     moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
                 before.add(raw, good)
@@ -291,7 +323,7 @@ class _Correction:
                 writer.write(moved)
                 rate = stop / max(time.perf_counter() - started, 1e-9)
                 self.progress(Progress("motion", stop, movie.frames, f"{rate:.0f} frames/s"))
-        weights = np.outer(*(_node_weights(count) for count in self.nodes))
+        weights = np.outer(*(node_weights(count) for count in self.nodes))
         shifts = np.einsum("nijk,ij->nk", fields, weights).astype(np.float32)
         flagged = reason != FINE
         mean_before, max_before = before.images()
@@ -301,8 +333,10 @@ class _Correction:
             template=self.image,
             shifts=shifts,
             block_shifts=fields - shifts[:, None, None],
-            block_centres=_block_centres(shape, self.nodes),
+            block_centres=block_centres(shape, self.nodes),
             correlation=correlation,
+            measured=measured,
+            pooled=1 if self.faint is None else self.faint.pooled,
             flagged=flagged,
             reason=reason,
             mean_before=mean_before,
@@ -350,39 +384,20 @@ def _condition(frames: Frames) -> NDArray[np.str_]:
     return reason
 
 
+def _correlations(frames: Frames, image: Float32) -> Float32:
+    """Pearson correlation of frames (n, y, x) with an image, one at a time."""
+    centred = image - image.mean()
+    length = float(np.linalg.norm(centred))
+    result = np.zeros(len(frames), np.float32)
+    for n, frame in enumerate(frames):
+        rest = frame - frame.mean(dtype=np.float32)
+        result[n] = float(np.vdot(rest, centred)) / max(length * float(np.linalg.norm(rest)), 1e-30)
+    return result
+
+
 def _stored_type(sample: Frames) -> np.dtype[Any]:
     """int16 where the movie came as such and its noise hides the rounding (at most 2 % of the noise variance), else float32."""
     if sample.dtype != np.int16:
         return np.dtype("<f4")
     rough = np.diff(sample[: min(len(sample), 20)].astype(np.float32), axis=0) if len(sample) > 1 else np.zeros(1)
     return np.dtype("<i2") if rough.std() / np.sqrt(2) >= 2.0 else np.dtype("<f4")
-
-
-def _bridge(fields: Float32, good: NDArray[np.bool_], last_good: Float32 | None) -> Float32 | None:
-    """Interpolate the fields (n, ...) of frames that are not good in time, in place; the last good field, for the next chunk."""
-    known = np.flatnonzero(good)
-    for n in np.flatnonzero(~good).tolist():
-        after = known[known > n][:1]
-        before = known[known < n][-1:]
-        earlier = fields[before[0]] if len(before) else last_good
-        if earlier is not None and len(after):
-            first = int(before[0]) if len(before) else -1
-            part = (n - first) / (int(after[0]) - first)
-            fields[n] = (1 - part) * earlier + part * fields[after[0]]
-        elif earlier is not None:
-            fields[n] = earlier
-        else:
-            fields[n] = fields[after[0]] if len(after) else 0
-    return fields[known[-1]].copy() if len(known) else last_good
-
-
-def _node_weights(count: int) -> NDArray[np.float64]:
-    """Part of a side that each node stands for."""
-    weights = np.ones(count)
-    weights[[0, -1]] = 0.5
-    return weights / weights.sum()
-
-
-def _block_centres(shape: tuple[int, int], nodes: tuple[int, int]) -> Float32:
-    axes = [np.linspace(0, length - 1, count) for length, count in zip(shape, nodes, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)

@@ -16,6 +16,8 @@ class PlaneMetrics(BaseModel):
         frames: frames of the movie.
         flagged_fraction: share of frames whose motion could not be trusted; their samples are NaN in every trace.
         template_correlation: median correlation of the corrected frames with the template.
+        motion_measured_fraction: share of frames whose motion stands out of noise; that of others is interpolated, or left as none.
+        motion_pooled: frames averaged for one measurement of motion; 0 where no motion could be measured.
         shift_rms: root mean square of the rigid shifts about their mean, pixels (both axes together).
         largest_shift: largest shift of a frame that is not flagged, pixels.
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
@@ -49,6 +51,8 @@ class PlaneMetrics(BaseModel):
     photons: float
     saturated_fraction: float
     median_neuropil_coefficient: float = 0.0
+    motion_measured_fraction: float = 1.0
+    motion_pooled: int = 1
 
 
 class QualityGates(BaseModel):

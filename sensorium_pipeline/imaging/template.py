@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.alignment import Aligner, Alignments, Spectrum, lowest_plausible, share
+from sensorium_pipeline.imaging.alignment import Aligner, Alignments, lowest_plausible, share
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.spectrum import Spectrum
 
 Float32 = NDArray[np.float32]
 
@@ -20,14 +21,25 @@ class Template:
     """The template at the scale of estimation.
 
     Attributes:
+        mean: (y, x), of the aligned sample.
         aligner: what frames are aligned with.
         sample: how the sampled frames themselves lie.
         lowest_correlation: below it, a frame does not show what the template shows.
     """
 
+    mean: Float32
     aligner: Aligner
     sample: Alignments
     lowest_correlation: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether at least half of the sampled frames stand out of noise by more than their own part of the template can feign.
+
+        Five times that part: frames were also laid where the noise of others, averaged before, was like their own.
+        """
+        own, least = self.aligner.own_certainty, self.aligner.least_certainty
+        return not self.aligner.rests_on_few_pixels and bool(np.mean(self.sample.certainty >= 5 * own + least) >= 0.5)
 
 
 def build_template(
@@ -39,19 +51,20 @@ def build_template(
     rigid: bool,
     pool: ThreadPoolExecutor,
     threads: int,
+    start: Float32 | None = None,
 ) -> Template:
     """Template of sampled frames (n, y, x), all finite and none of them blank.
 
-    It starts from the frames that are most alike. Then, in rounds, all frames are aligned with it and averaged, and what they differ by
-    from it gives the spectrum of the noise for the next round; from the second round on, along displacement fields.
+    It starts from the frames that are most alike, or from `start` (y, x). Then, in rounds, all frames are aligned with it and averaged,
+    and what they differ by from it gives the spectrum of the noise for the next round; from the second round on, along displacement fields.
     """
-    mean = _most_alike(frames)
+    mean = _most_alike(frames) if start is None else start
     noise = Spectrum.white(frames[: min(len(frames), 50)])
-    averaged = int(np.clip(len(frames) // 15, 1, _SEED_FRAMES))
+    averaged = int(np.clip(len(frames) // 15, 1, _SEED_FRAMES)) if start is None else len(frames)
     for k in range(_ROUNDS + 1):
         aligner = Aligner(mean, noise, averaged, nodes, largest_shift, smoothness)
         alignments = aligner.align(frames, pool, threads, variance=0.0 if rigid or k == 0 else None)
-        lowest = lowest_plausible(alignments.correlation)
+        lowest = lowest_plausible(alignments.correlation, mean.size)
         if k == _ROUNDS:
             break
         good = (alignments.correlation >= lowest) & ~alignments.at_bound
@@ -59,7 +72,7 @@ def build_template(
             good[:] = True
         mean, noise = _average(frames, alignments, good, pool, threads)
         averaged = int(good.sum())
-    return Template(aligner, alignments, lowest)
+    return Template(mean, aligner, alignments, lowest)
 
 
 def _most_alike(frames: Float32) -> Float32:
