@@ -20,7 +20,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 # Sums over channels may be reordered (that makes them vector instructions); NaN and infinity keep their meaning.
-_compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, boundscheck=False, error_model="numpy")
+# Compiled at the first import and kept beside this file: a sandbox cannot write there, and would compile anew in every run.
+_options: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    "boundscheck": False,
+    "error_model": "numpy",
+    "cache": True,
+}
+_matrix, _cube = "float32[:, ::1]", "float32[:, :, ::1]"
 
 _NEURONS_PER_BLOCK = 2048
 
@@ -110,7 +118,7 @@ def _in_blocks(total: int, work: Callable[[int, int], None]) -> None:
         list(pool.map(work, edges[:-1], edges[1:]))
 
 
-@_compiled
+@numba.njit(**_options)
 def _corner(where: Any, trial: int, neuron: int, height: int, width: int) -> Any:
     """Pixel up and left of a position, and how far beyond it the position lies, in pixels; far outside: one that nobody reads."""
     row = trial if where.shape[0] > 1 else 0
@@ -122,7 +130,7 @@ def _corner(where: Any, trial: int, neuron: int, height: int, width: int) -> Any
     return int(top), int(left), np.float32(y - top), np.float32(x - left)
 
 
-@_compiled
+@numba.njit(f"void({_cube}, {_cube}, {_matrix}, int64, int64, {_cube}, {_matrix}, int64, int64)", **_options)
 def _forward(pixels: Any, where: Any, features: Any, height: int, width: int, products: Any, result: Any, start: int, stop: int) -> None:
     neurons, channels = features.shape
     for trial in range(start, stop):
@@ -141,7 +149,7 @@ def _forward(pixels: Any, where: Any, features: Any, height: int, width: int, pr
             result[trial, neuron] = total
 
 
-@_compiled
+@numba.njit(f"void({_matrix}, {_cube}, {_matrix}, int64, int64, {_cube}, int64, int64)", **_options)
 def _backward_maps(upstream: Any, where: Any, features: Any, height: int, width: int, pixels: Any, start: int, stop: int) -> None:
     neurons, channels = features.shape
     for trial in range(start, stop):
@@ -157,7 +165,7 @@ def _backward_maps(upstream: Any, where: Any, features: Any, height: int, width:
                         pixels[trial, pixel, c] += scale * features[neuron, c]
 
 
-@_compiled
+@numba.njit(f"void({_matrix}, {_cube}, {_cube}, int64, int64, {_cube}, int64, int64)", **_options)
 def _backward_positions(upstream: Any, where: Any, products: Any, height: int, width: int, moved: Any, start: int, stop: int) -> None:
     for trial in range(start, stop):
         for neuron in range(products.shape[1]):
@@ -169,7 +177,7 @@ def _backward_positions(upstream: Any, where: Any, products: Any, height: int, w
             moved[trial, neuron, 1] = upstream[trial, neuron] * along_y * np.float32(0.5 * (height - 1))
 
 
-@_compiled
+@numba.njit(f"void({_matrix}, {_cube}, {_cube}, int64, int64, {_matrix}, int64, int64)", **_options)
 def _backward_features(upstream: Any, where: Any, pixels: Any, height: int, width: int, summed: Any, start: int, stop: int) -> None:
     channels = summed.shape[1]
     # A few hundred neurons' sums stay in the cache while all trials pass by.

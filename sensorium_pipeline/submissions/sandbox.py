@@ -51,7 +51,7 @@ class Limits:
         wall_seconds: from start to kill.
         memory_bytes: all processes together, private files included.
         processes: processes and threads inside at any time.
-        threads: threads that numeric libraries start by themselves.
+        threads: threads that numeric libraries start by themselves; one, as there is a worker a core, and sums do not depend on it then.
         disk_bytes: private temporary files (/tmp, and as much again in /dev/shm).
         output_bytes: the result stream: predictions and trained state.
         console_bytes: what is printed.
@@ -60,7 +60,7 @@ class Limits:
     wall_seconds: float = 3600.0
     memory_bytes: int = 8 * 1024 * MEBIBYTE
     processes: int = 256
-    threads: int = 2
+    threads: int = 1
     disk_bytes: int = 1024 * MEBIBYTE
     output_bytes: int = 2 * 1024 * MEBIBYTE
     console_bytes: int = 4 * MEBIBYTE

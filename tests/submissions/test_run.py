@@ -193,3 +193,15 @@ def test_check_runs_the_same_way(staged: Path, tier: IsolationTier, tmp_path: Pa
     assert report.run is not None
     assert report.run.tier == tier
     assert sorted(os.listdir(tmp_path)) == ["submission"]
+
+
+def test_compiled_code_is_found_inside() -> None:
+    from sensorium_pipeline.models import sampling  # compiles, where that was not done before
+    from sensorium_pipeline.submissions.isolation import require_isolation
+    from sensorium_pipeline.submissions.sandbox import run_isolated
+
+    code = "from sensorium_pipeline.submissions import runner; runner._take_compiled_code()\n"
+    code += "from sensorium_pipeline.models import sampling; print(sum(sampling._forward.stats.cache_hits.values()))"
+    outcome = run_isolated([sys.executable, "-I", "-B", "-c", code], tier=require_isolation(), limits=Limits(), read_only={})
+    assert sampling._forward.signatures
+    assert outcome.console.decode().strip() == "1"
