@@ -15,7 +15,7 @@ BASELINES: Mapping[str, ModelConfiguration] = {"ln": ModelConfiguration(linear=T
 
 # The `[parameters]` table, beside the architecture, of a baseline that trains in under a minute on one CPU core with two sessions
 # of 100 neurons and 700 images of 36 x 64. Two layers hold an energy cell (four phases, rectified, then summed). The steps are
-# small, and behaviour enters weakly, so that the image is learnt before it is drowned by what changes with every neuron; the
+# small, and behaviour enters weakly, so that the image is learnt before what moves all neurons together drowns it; the
 # running statistics of batches this small are averaged over many.
 DEMO: Mapping[str, Mapping[str, Any]] = {
     "model": {
