@@ -128,6 +128,9 @@ def extract(
         return
     console.print(f"{metrics.kept_cells} cells of {metrics.cells} candidates, median signal-to-noise {metrics.median_snr:.1f}")
     console.print(f"Shifts {metrics.shift_rms:.2f} px RMS, {metrics.flagged_fraction:.1%} of {metrics.frames} frames flagged")
+    if metrics.motion_pooled != 1:
+        pooled = f"was measured on {metrics.motion_pooled} frames together" if metrics.motion_pooled else "could not be measured"
+        console.print(f"Single frames show too little, so motion {pooled}.")
     console.print(f"{out}/report.md", soft_wrap=True)
 
 
