@@ -135,13 +135,10 @@ def test_a_digital_twin_predicts_any_images(sensorium, evaluated: World, isolate
         assert stored["prediction"].std(axis=0).max() > 0
 
 
-def test_evaluate_and_publish_with_services_of_their_own(changeable: World, tmp_path) -> None:
+def test_evaluate_with_services_of_its_own(changeable: World, tmp_path) -> None:
     predictions = true_predictions(changeable.workspace, SENSORIUM, 1.0)
     submit(changeable.workspace, write_file_submission(tmp_path / "file", "File", SENSORIUM, predictions), "filer", "sensorium")
     said = as_process("evaluate", "--root", changeable.root, "--json", SENSORIUM_WORKERS="1")
     summary = parsed(said)
     assert [(result["identifier"], result["status"]) for result in summary["evaluated"]] == [("filer/sensorium/1", "scored")]
     assert "Traceback" not in said.error
-    published = parsed(as_process("publish", "--root", changeable.root, "--json"))
-    assert published["new"] is False
-    assert published["record"]["tables"] == ["sensorium-live", "sensorium-plus-live"]

@@ -119,6 +119,12 @@ def test_a_run_asked_for_through_the_api_evaluates_and_publishes(up: Up) -> None
     table = publication.table("sensorium", "test")
     assert table is not None
     assert [(row.team, row.rank) for row in table.rows] == [("nightly-team", 1)]
+    # The command line finds these services, and has nothing to add.
+    again = sensorium("publish", "--root", up.world.root, "--json")
+    assert again.returncode == 0, again.stderr
+    published = json.loads(again.stdout)
+    assert (published["new"], published["number"]) == (False, publication.number)
+    assert "starting the Prefect server" not in again.stderr
 
 
 def test_down_leaves_no_process_and_no_record(up: Up) -> None:

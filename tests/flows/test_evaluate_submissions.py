@@ -60,7 +60,7 @@ PRYING = """
 
 FAILURES = {
     "unlucky": "model.py, line 4, in build: KeyError: 'core'",
-    "curious": "model.py, line 18, in build: RuntimeError: saw nothing",
+    "curious": "model.py, line 19, in build: RuntimeError: saw nothing",
     "not-a-number": "predictions/2-1-1.npz, prediction: 1 of {size} values are NaN or infinite",
     "narrow": "predictions/2-1-1.npz, prediction: ",
     "elsewhere": "predictions/2-1-1.npz, trial_id: 1 unknown ids, the first is 999999",
