@@ -14,6 +14,8 @@ Float32 = NDArray[np.float32]
 EVENT = 2.0  # what rises so many standard deviations above the noise counts as an event
 # Mean and variance of z^2 where a standard normal variable z is above EVENT, and 0 elsewhere.
 EVENT_MEAN, EVENT_VARIANCE = 0.1307, 0.807
+# Squares have a longer tail than their standard deviation tells: so much energy (in variances of the noise) a few bins gather by chance.
+LUCK = 40.0
 GROWTHS = 4  # times that a footprint and its trace are taken from each other
 ROUNDS = 5  # of alternating regression
 MOST_CELLS = 1000  # in a block
@@ -51,7 +53,7 @@ class CellParameters(BaseModel):
     high_pass: float = 60.0
     scales: tuple[float, ...] = (1.0, 1.7, 3.0)
     neuropil_scale: float = 14.0
-    threshold: float = 7.0
+    threshold: float = 5.0
     mask: float = 0.2
     smallest_area: int = 10
     largest_area: int = 700
@@ -159,7 +161,7 @@ def _events(stack: Float32, gain: Float32) -> Float32:
     """Energy of events at every pixel of a smoothed stack whose noise is `gain` (y, x): standard deviations above noise alone."""
     energy = event_energy(stack, EVENT * gain) / gain**2
     bins = stack.shape[2]
-    return ((energy - bins * EVENT_MEAN) / np.sqrt(bins * EVENT_VARIANCE)).astype(np.float32)
+    return ((energy - bins * EVENT_MEAN - LUCK) / np.sqrt(bins * EVENT_VARIANCE)).astype(np.float32)
 
 
 def _gain(smoothed: Float32) -> Float32:

@@ -1,0 +1,95 @@
+"""Segmentation against cells that are known to be there, and where there are none."""
+
+from pathlib import Path
+
+import numpy as np
+from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
+
+from sensorium_pipeline.imaging.cell_block import CellParameters
+from sensorium_pipeline.imaging.cells import Cells, segment
+
+
+def find(
+    movie: ArrayMovie, scratch: Path, *, flagged: np.ndarray | None = None, threads: int = 2, inside: np.ndarray | None = None
+) -> Cells:
+    return segment(
+        movie,
+        frame_rate=RATE,
+        flagged=np.zeros(movie.frames, bool) if flagged is None else flagged,
+        inside=np.ones((movie.height, movie.width), bool) if inside is None else inside,
+        parameters=CellParameters(),
+        scratch=scratch,
+        threads=threads,
+    )
+
+
+def test_every_cell_is_found_once_and_nothing_else_is_kept(true_plane: TruePlane, tmp_path: Path) -> None:
+    cells = find(true_plane.movie, tmp_path)
+    matches = true_plane.matches(cells.neuron, cells.pixel, cells.weight)
+    assert len(matches) == len(true_plane.footprints)
+    assert len(set(matches.values())) == len(matches)
+    assert cells.kept[list(matches.values())].all()
+    assert cells.kept.sum() == len(matches)
+    for cell, neuron in matches.items():
+        footprint = true_plane.footprints[cell]
+        centre = np.array([np.average(axis, weights=footprint) for axis in np.mgrid[: footprint.shape[0], : footprint.shape[1]]])
+        assert np.abs(cells.centroids[neuron] - centre).max() < 1.5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_footprints_are_sorted_triples_of_norm_one(true_plane: TruePlane, tmp_path: Path) -> None:
+    cells = find(true_plane.movie, tmp_path)
+    assert (cells.neuron.dtype, cells.pixel.dtype, cells.weight.dtype) == (np.int32, np.int32, np.float32)
+    order = np.lexsort([cells.pixel, cells.neuron])
+    assert np.array_equal(order, np.arange(len(order)))
+    assert cells.weight.min() > 0
+    energy = np.bincount(cells.neuron, cells.weight.astype(float) ** 2, minlength=len(cells))
+    assert np.allclose(energy, 1, atol=1e-4)
+    assert (np.diff(cells.detection_snr) <= 0).all()
+    assert [bool(reason) for reason in cells.reason] == (~cells.kept).tolist()
+
+
+def test_same_bytes_again_and_with_any_number_of_threads(tmp_path: Path) -> None:
+    plane = simulate_plane([(20, 20), (30, 76), (60, 110), (70, 75)], (90, 150), 500)
+    first, second = find(plane.movie, tmp_path, threads=1), find(plane.movie, tmp_path, threads=4)
+    for name in ("neuron", "pixel", "weight", "centroids", "detection_snr", "kept"):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+    assert first.reason == second.reason
+
+
+def test_a_cell_on_the_border_of_two_blocks_is_found_once(tmp_path: Path) -> None:
+    plane = simulate_plane([(30, 75), (60, 74.4), (75, 75.6), (30, 30)], (90, 150), 800)
+    cells = find(plane.movie, tmp_path)
+    assert len(plane.matches(cells.neuron, cells.pixel, cells.weight)) == 4
+    assert cells.kept.sum() == 4
+
+
+def test_no_cells_in_noise_and_neuropil(tmp_path: Path) -> None:
+    assert find(simulate_plane([], (70, 70), 1000, neuropil=40.0).movie, tmp_path).kept.sum() == 0
+
+
+def test_flagged_frames_have_no_say(true_plane: TruePlane, tmp_path: Path) -> None:
+    spoiled, flagged = true_plane.movie.array.copy(), np.zeros(true_plane.movie.frames, bool)
+    flagged[200:240] = flagged[::50] = True
+    spoiled[flagged] = 3000
+    spoiled[flagged, 20:30, 60:70] = 20000
+    cells = find(ArrayMovie(spoiled), tmp_path, flagged=flagged)
+    assert len(true_plane.matches(cells.neuron, cells.pixel, cells.weight)) == len(true_plane.footprints)
+    assert cells.kept.sum() == len(true_plane.footprints)
+
+
+def test_nothing_to_find_in_constant_or_flagged_or_hidden_movies(true_plane: TruePlane, tmp_path: Path) -> None:
+    assert len(find(ArrayMovie(np.full((200, 40, 40), 7, np.int16)), tmp_path)) == 0
+    assert len(find(true_plane.movie, tmp_path, flagged=np.ones(true_plane.movie.frames, bool))) == 0
+    assert len(find(true_plane.movie, tmp_path, inside=np.zeros((82, 80), bool))) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rejected_footprint_says_why(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    movie = generator.normal(300, 20, (600, 60, 60))
+    line = np.convolve(generator.poisson(0.03, 600), np.exp(-np.arange(40) / 6))[:600]
+    movie[:, 30, 20:42] += 200 * line[:, None]  # an axon, not a soma
+    cells = find(ArrayMovie(movie.astype(np.int16)), tmp_path)
+    assert cells.kept.sum() == 0
+    assert any("compactness" in reason for reason in cells.reason)

@@ -1,0 +1,48 @@
+"""Pictures: real PNG files, the same every time, also where there is nothing to show."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RATE, simulate_plane
+from PIL import Image
+
+from sensorium_pipeline.imaging.extraction import PlaneExtraction, extract_plane
+from sensorium_pipeline.imaging.pictures import draw_all
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> PlaneExtraction:
+    return extract_plane(
+        simulate_plane([(15, 15), (30, 40), (44, 14)], (58, 56), 400).movie, frame_rate=RATE, scratch=tmp_path_factory.mktemp("s")
+    )
+
+
+def test_pictures_are_png_and_the_same_every_time(plane: PlaneExtraction) -> None:
+    first, second = draw_all(plane), draw_all(plane)
+    assert first == second
+    for name, picture in first.items():
+        with Image.open(io.BytesIO(picture)) as image:
+            assert image.format == "PNG", name
+            assert min(image.size) > 300
+            assert np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+def test_footprints_are_drawn(plane: PlaneExtraction) -> None:
+    none = replace(plane, kept=np.zeros_like(plane.kept))
+    assert draw_all(none)["footprints.png"] != draw_all(plane)["footprints.png"]
+
+
+def test_a_plane_without_cells_has_pictures(tmp_path: Path) -> None:
+    empty = extract_plane(simulate_plane([], (50, 50), 200).movie, frame_rate=RATE, scratch=tmp_path)
+    assert all(picture.startswith(b"\x89PNG") for picture in draw_all(empty).values())
+
+
+def test_flagged_frames_and_missing_samples(plane: PlaneExtraction) -> None:
+    flagged = np.zeros(len(plane.flagged), bool)
+    flagged[20:] = True
+    lost = np.where(flagged, np.nan, plane.dff).astype(np.float32)
+    draw_all(replace(plane, flagged=flagged, dff=lost, activity=lost))
+    draw_all(replace(plane, flagged=~np.zeros_like(flagged), dff=lost * np.nan, activity=lost * np.nan))
