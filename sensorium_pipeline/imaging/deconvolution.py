@@ -339,7 +339,7 @@ def _solve_all(traces, factors, noise, activity, denoised, fitted):  # type: ign
             # A kernel too slow for the trace leaves more than the noise even without a penalty: bursts lengthen the autocovariance.
             for _ in range(SHRINKS):
                 _solve(trace, decay, rise, low, calcium, jumps, start, sums)
-                if _residual(trace, calcium)[1] <= 2 * target:
+                if _residual(trace, calcium)[1] <= 4 * target:
                     break
                 decay, rise = decay ** (1 / SHRINK), rise ** (1 / SHRINK)
             factors[neuron, 0], factors[neuron, 1] = decay, rise
