@@ -9,6 +9,7 @@ features), so the sums do not depend on the number of threads. On other devices 
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -19,8 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from sensorium_pipeline.models.compiled import take_compiled
+
 # Sums over channels may be reordered (that makes them vector instructions); NaN and infinity keep their meaning.
-# Compiled at the first import and kept beside this file: a sandbox cannot write there, and would compile anew in every run.
+take_compiled(Path(__file__))
+# Compiled at the first import and kept beside this file.
 _options: dict[str, Any] = {
     "nogil": True,
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},

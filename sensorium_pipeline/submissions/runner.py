@@ -6,12 +6,10 @@ It finds its job in /job/job.json, the sessions in /staged, the submission in /s
 purpose: numpy and the standard library, so that a submission pays only for what it imports itself.
 """
 
-import hashlib
 import importlib
 import io
 import json
 import os
-import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -41,7 +39,6 @@ def main() -> None:
     try:
         job = json.loads((JOB / "job.json").read_text())
         staged = load_staged(STAGED)
-        _take_compiled_code()
         results.started()
         model = _build(job, staged, results)
         if job["mode"] == "evaluate":
@@ -58,16 +55,6 @@ def main() -> None:
     sys.stderr.flush()
     # Threads and exit handlers of the submission have no say in when it ends.
     os._exit(code)
-
-
-def _take_compiled_code() -> None:
-    """Copy what numba compiled of this package to where it looks for it here: it reads no folder that it cannot write."""
-    package = Path(__file__).parents[1]
-    for compiled in package.glob("*/__pycache__/*.nb[ci]"):
-        module = compiled.parents[1]
-        folder = Path(os.environ["NUMBA_CACHE_DIR"], f"{module.name}_{hashlib.sha1(str(module).encode()).hexdigest()}")
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(compiled, folder / compiled.name)
 
 
 def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:

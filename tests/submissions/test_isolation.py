@@ -12,7 +12,7 @@ import pytest
 from submission_samples import GOOD, SMALL, small_session, write_submission
 
 from sensorium_pipeline.errors import IsolationError, PlatformError
-from sensorium_pipeline.submissions import evaluation, isolation, sandbox
+from sensorium_pipeline.submissions import isolation, run, sandbox
 from sensorium_pipeline.submissions.control_groups import ControlGroup
 from sensorium_pipeline.submissions.isolation import probe_isolation, require_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier, run_isolated
@@ -31,9 +31,9 @@ def test_lower_tier_holds_too(tier: IsolationTier, staged: Path, tmp_path: Path,
     if os.geteuid() != 0:
         pytest.skip("bubblewrap without a user namespace needs root")
     assert isolation._try(NO_NAMESPACE) is None
-    monkeypatch.setattr(evaluation, "require_isolation", lambda: NO_NAMESPACE)
+    monkeypatch.setattr(run, "require_isolation", lambda: NO_NAMESPACE)
     folder = write_submission(tmp_path / "submission", GOOD)
-    outcome = evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
     assert (outcome.status, outcome.tier) == ("finished", str(NO_NAMESPACE))
 
 
@@ -64,7 +64,7 @@ def test_without_bubblewrap_code_is_refused(staged: Path, tmp_path: Path, monkey
             require_isolation()
         folder = write_submission(tmp_path / "submission", GOOD)
         with pytest.raises(IsolationError):
-            evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+            run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
     finally:
         probe_isolation.cache_clear()
 
@@ -74,12 +74,12 @@ def test_limits_without_control_groups(tier: IsolationTier, staged: Path, tmp_pa
     hog = "import numpy as np\ndef build(context):\n    return np.ones(2**30)\n"
     folder = write_submission(tmp_path / "hog", hog)
     limits = replace(SMALL, memory_bytes=2 * 1024**3)
-    outcome = evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
+    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
     assert outcome.failure is not None
     assert "out of memory" in outcome.failure.problem
     bomb = "import os, time\ndef build(context):\n    while os.fork():\n        pass\n    time.sleep(60)\n"
     folder = write_submission(tmp_path / "bomb", bomb)
-    outcome = evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
+    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
     assert outcome.failure is not None
     assert "too many processes" in outcome.failure.problem
 
@@ -126,7 +126,7 @@ def test_failed_start_is_the_platforms_fault(tier: IsolationTier, staged: Path, 
     monkeypatch.setattr(sandbox, "_folders", lambda places: ["--no-such-option"])
     folder = write_submission(tmp_path / "submission", GOOD)
     with pytest.raises(PlatformError, match=r"the sandbox did not start: .*no-such-option"):
-        evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+        run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
 
 
 def test_receiver_failure_ends_the_run(tier: IsolationTier) -> None:
@@ -146,10 +146,10 @@ def test_full_disk_of_ours_is_the_platforms_fault(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation.ResultReader, "_start_file", full)
+    monkeypatch.setattr(run.ResultReader, "_start_file", full)
     folder = write_submission(tmp_path / "submission", GOOD)
     with pytest.raises(PlatformError, match="results cannot be kept"):
-        evaluation.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+        run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
     assert not (tmp_path / "out" / "predictions").exists()
 
 

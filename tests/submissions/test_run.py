@@ -200,8 +200,7 @@ def test_compiled_code_is_found_inside() -> None:
     from sensorium_pipeline.submissions.isolation import require_isolation
     from sensorium_pipeline.submissions.sandbox import run_isolated
 
-    code = "from sensorium_pipeline.submissions import runner; runner._take_compiled_code()\n"
-    code += "from sensorium_pipeline.models import sampling; print(sum(sampling._forward.stats.cache_hits.values()))"
+    code = "from sensorium_pipeline.models import sampling; print(sum(sampling._forward.stats.cache_hits.values()))"
     outcome = run_isolated([sys.executable, "-I", "-B", "-c", code], tier=require_isolation(), limits=Limits(), read_only={})
     assert sampling._forward.signatures
     assert outcome.console.decode().strip() == "1"

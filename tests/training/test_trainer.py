@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,7 +171,9 @@ def _train_slowly(made: list, folder: Path) -> None:
 
 def test_killed_and_resumed_ends_in_the_same_bytes(make_session: Callable, tmp_path: Path) -> None:
     made = sessions_of(make_session)
-    child = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(made, tmp_path))
+    # Plain objects: a class of conftest.py cannot be found by name where several conftest.py are loaded.
+    plain = [SimpleNamespace(data=m.data) for m in made]
+    child = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(plain, tmp_path))
     child.start()
     while child.is_alive() and not (tmp_path / "000002.checkpoint").exists():
         time.sleep(0.01)
