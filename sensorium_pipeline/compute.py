@@ -59,7 +59,8 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
     """A Dask cluster on this machine: one worker a GPU where dask-cuda finds GPUs, else worker processes with a stand-in.
 
     A worker that dies takes its task with it once; the second time the task is given up, so that one poisonous task cannot
-    bring down worker after worker.
+    bring down worker after worker. Workers have one thread: Dask takes tasks that wait for a resource to an idle worker only where
+    more of them are assigned than there are threads.
     """
     options: dict[str, Any] = {
         "host": "127.0.0.1",
@@ -74,7 +75,7 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
             cluster: Cluster = LocalCUDACluster(**options)
         else:
             cluster = distributed.LocalCluster(
-                n_workers=settings.workers or default_workers(), threads_per_worker=2, processes=True, memory_limit=0, **options
+                n_workers=settings.workers or default_workers(), threads_per_worker=1, processes=True, memory_limit=0, **options
             )
     with cluster:
         yield cluster

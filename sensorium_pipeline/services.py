@@ -254,7 +254,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
             command = ["dask", "cuda", "worker", address, *workers]
         else:
             count = str(settings.workers or default_workers())
-            command = [*python, "distributed.cli.dask_worker", address, "--nworkers", count, "--nthreads", "2", *workers]
+            command = [*python, "distributed.cli.dask_worker", address, "--nworkers", count, "--nthreads", "1", *workers]
         started.append(launch("dask-workers", [*command, "--no-dashboard"], folder, environment))
 
         report(3)

@@ -1,13 +1,15 @@
 """Commands of the organiser: evaluate, score, rank, publish, explain."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, settings_of, workspace_of
-from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable
 from sensorium_pipeline.terminal import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from sensorium_pipeline.rankings.records import RankingTable
 
 PANEL = "Evaluation and ranking"
 TrackOption = Annotated[Literal["sensorium", "sensorium+"], typer.Option(help="Track.")]
@@ -55,6 +57,7 @@ def score(
 ) -> None:
     """Compute the three metrics of one prediction file against one tier of one session."""
     from sensorium_pipeline.evaluation import score_file
+    from sensorium_pipeline.rankings.records import METRIC_LABELS
 
     result = score_file(workspace_of(root), predictions, session, tier)
     if json:
@@ -127,8 +130,10 @@ def explain(
             console.print(f"  {what}: {', '.join(digests)}", soft_wrap=True, highlight=False)
 
 
-def print_ranking(table: RankingTable) -> None:
+def print_ranking(table: "RankingTable") -> None:
     """The table as a person reads it in a terminal."""
+    from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS
+
     rows = []
     for row in table.rows:
         score_text = f"{row.score.value:.4f} [{row.score.low:.4f}, {row.score.high:.4f}]" if row.score else ""

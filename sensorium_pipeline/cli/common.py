@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from sensorium_pipeline.storage import Workspace
 
 Root = Annotated[
     str | None,
@@ -35,8 +37,10 @@ def settings_of(root: str | None) -> Settings:
     return settings.model_copy(update={"root": str(Path(settings.root).expanduser().absolute())})
 
 
-def workspace_of(root: str | None) -> Workspace:
+def workspace_of(root: str | None) -> "Workspace":
     """The workspace of this run."""
+    from sensorium_pipeline.storage import open_workspace
+
     return open_workspace(settings_of(root))
 
 

@@ -160,16 +160,16 @@ def _demix(
 def _to_dff(fluorescence: Float32, neuropil: Float32, frame_rate: float, parameters: TraceParameters) -> Traces:
     """dF/F of fluorescence less neuropil over a running percentile.
 
-    The denominator is the baseline of the fluorescence with the neuropil's mean put back in part: what is left after the subtraction may
-    be near zero in a dim cell, so it is held above a tenth of the fluorescence.
+    Only what neuropil changes is subtracted, not its median level, so that the baseline of a dim cell does not come near zero and its
+    dF/F says nothing; should counts be near zero all the same, the denominator is held above a tenth of the median fluorescence.
     """
     coefficient = np.array([_coefficient(f, n) for f, n in zip(fluorescence, neuropil, strict=True)], np.float32)
     dff = np.empty_like(fluorescence)
     for cell in range(len(fluorescence)):
-        corrected = fluorescence[cell] - coefficient[cell] * neuropil[cell]
-        if np.isnan(corrected).all():
+        if np.isnan(fluorescence[cell]).all():
             dff[cell] = np.nan
             continue
+        corrected = fluorescence[cell] - coefficient[cell] * (neuropil[cell] - np.nanmedian(neuropil[cell]))
         baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
         usual = abs(float(np.nanmedian(fluorescence[cell])))
         scale = np.maximum(baseline, max(0.1 * usual, 1e-6))
