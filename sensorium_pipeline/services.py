@@ -165,7 +165,7 @@ def start_prefect_server(folder: Path, port: int) -> ServiceProcess:
     service = launch("prefect-server", command, folder, environment)
     try:
         wait_for(f"{api_url}/health", service, folder)
-    except PlatformError:
+    except BaseException:
         stop([service])
         raise
     return service

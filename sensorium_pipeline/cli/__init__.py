@@ -1,6 +1,7 @@
 """`sensorium`: one command for everything, one file for each group of its users."""
 
 import os
+import signal
 import sys
 
 # Threads of numpy's BLAS wait for each other by spinning: beside Dask workers that share the cores they make small matrix products
@@ -38,6 +39,7 @@ WRONG_USAGE = 2
 
 def main() -> None:
     """Run the command line; every error becomes one sentence on the error stream and an exit code (1: the input, 2: the platform)."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SystemExit as end:
@@ -56,6 +58,11 @@ def main() -> None:
         messages.print(f"[bold red]internal error[/] {_escaped(text)}", soft_wrap=True, highlight=False)
         messages.print("This is a fault of the platform, not of your input; set SENSORIUM_TRACEBACK=1 to see where it happened.")
         sys.exit(PLATFORM)
+
+
+def _terminate(signal_number: int, frame: object) -> None:
+    """Being told to end ends like Ctrl-C, so that the servers started for this command are stopped."""
+    raise KeyboardInterrupt
 
 
 def _escaped(text: str) -> str:

@@ -35,9 +35,8 @@ def _along_rows(stack, weights, result):  # type: ignore[no-untyped-def]
     for y in range(height):
         for x in range(width):
             result[y, x, :] = 0
-        for k in range(len(weights)):
-            source = _reflected(y + k - reach, height)
-            for x in range(width):
+            for k in range(len(weights)):
+                source = _reflected(y + k - reach, height)
                 for t in range(bins):
                     result[y, x, t] += weights[k] * stack[source, x, t]
 

@@ -24,7 +24,7 @@ from sensorium_pipeline.recordings.movie import Movie
 BLOCK = 96  # side of a block, pixels
 CHUNK_BYTES = 64 * 2**20
 FRAGMENT_GAP = 4.0  # px between the masks of a cell and what is left of it
-MOST_BINS = 1500  # more add little to the footprints and much to the work
+MOST_BINS = 1000  # more add little to the footprints and much to the work
 
 
 @dataclass(frozen=True)
