@@ -1,10 +1,11 @@
 """Recording -> motion -> cells -> traces -> activity -> trials -> session."""
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from sensorium_pipeline.compute import cluster_address
+from sensorium_pipeline.ingestion import finished_plane, finished_session
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
-from tasks.common import WAITING, settings_for
+from tasks.common import WAITING, settings_for, workspace_at
 from tasks.plane import extract_plane
 from tasks.recording import check_recording
 from tasks.session import publish_session
@@ -20,7 +21,16 @@ def ingest_session(raw: str, root: str | None = None, parameters: SessionParamet
         parameters: of every step; the defaults where they are left out.
     """
     parameters = parameters or SessionParameters()
+    workspace = workspace_at(root)
     recording = check_recording(raw)
-    with cluster_address(settings_for(root)) as address:
-        planes = [extract_plane.submit(raw, plane, root, parameters.imaging, address) for plane in range(recording.planes)]
-        return publish_session(raw, recording.name, [plane.result() for plane in planes], root, parameters)
+    found = [finished_plane(workspace, recording.digest, plane, parameters.imaging) for plane in range(recording.planes)]
+    missing = [plane for plane, record in enumerate(found) if record is None]
+    planes = [record for record in found if record is not None]
+    if missing:
+        with cluster_address(settings_for(root)) as address:
+            extractions = [extract_plane.submit(raw, plane, root, parameters.imaging, address) for plane in missing]
+            planes = sorted(planes + [extraction.result() for extraction in extractions], key=lambda record: record.plane)
+    elif published := finished_session(workspace, recording.digest, planes, parameters):
+        get_run_logger().info("session %s was published before, nothing to do", recording.name)
+        return published
+    return publish_session(raw, recording.name, planes, root, parameters)

@@ -18,6 +18,7 @@ from sensorium_pipeline.imaging.plane_dataset import from_dataset, to_dataset
 from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_session
+from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
 from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_dataset
@@ -58,6 +59,25 @@ def plane_key(recording: str, plane: int, parameters: ImagingParameters) -> str:
 def finished_plane(workspace: Workspace, recording: str, plane: int, parameters: ImagingParameters) -> PlaneRecord | None:
     """The record of a plane that is extracted already."""
     return read_result(workspace.lab, plane_key(recording, plane, parameters), PlaneRecord)
+
+
+def session_key(recording: str, planes: Sequence[PlaneRecord], parameters: SessionParameters) -> str:
+    """Key of a published session in the sealed store; the planes in their order."""
+    return f"sessions/{digest_of(_SessionKey(recording=recording, planes=list(planes), parameters=parameters, provenance=_provenance()))}"
+
+
+def finished_session(
+    workspace: Workspace, recording: str, planes: Sequence[PlaneRecord], parameters: SessionParameters
+) -> SessionRecord | None:
+    """The record of a session that is published already and still the current version of its name."""
+    record = read_result(workspace.sealed, session_key(recording, planes, parameters), SessionRecord)
+    if record is None or read_session(workspace.open, record.name)[1].open_digest != record.open_digest:
+        return None
+    return record
+
+
+def _provenance() -> Provenance:
+    return Provenance(code_version=code_version(), lock_digest=environment_digest())
 
 
 def ingest_plane(
@@ -105,14 +125,10 @@ def ingest_session_parts(
     ordered = sorted(planes, key=lambda record: record.plane)
     if [record.plane for record in ordered] != list(range(session.planes)):
         raise InputError("some planes are not extracted", where=raw, advice=f"Extract planes 0 to {session.planes - 1} first.")
-    provenance = Provenance(code_version=code_version(), lock_digest=environment_digest())
-    key = f"sessions/{digest_of(_SessionKey(recording=session.digest, planes=ordered, parameters=parameters, provenance=provenance))}"
-    if done := read_result(workspace.sealed, key, SessionRecord):
-        return done
 
     def report(step: Progress) -> None:
         progress(Progress(f"{session.name}: {step.stage}", step.done, step.total, step.detail))
 
     extractions = [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
-    record = publish_session(workspace, session, extractions, parameters=parameters, provenance=provenance, progress=report)
-    return record_result(workspace.sealed, key, record)
+    record = publish_session(workspace, session, extractions, parameters=parameters, provenance=_provenance(), progress=report)
+    return record_result(workspace.sealed, session_key(session.digest, ordered, parameters), record)

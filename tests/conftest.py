@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# As the command line does, before numpy and torch are imported: test processes share the cores with Dask workers and sandboxes.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
 import pytest
 from small_world import World, build_world
 

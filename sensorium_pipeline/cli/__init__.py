@@ -7,6 +7,8 @@ import sys
 # Threads of numpy's BLAS wait for each other by spinning: beside Dask workers that share the cores they make small matrix products
 # a hundred times slower. Parallel work here is processes, numba or torch. It must be set before numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The same of torch's threads, which do help inside a plane: they sleep while they wait.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What a task raises comes back to its caller, who says it in one sentence; Dask's workers would print a traceback as well.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
 

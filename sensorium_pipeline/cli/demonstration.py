@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -66,11 +66,14 @@ def run_demo(settings: Settings, *, s3: bool) -> None:
             if s3:
                 settings = _on_s3(stack, folder)
             stack.enter_context(prefect_server(Settings(root=str(folder)), show))
-            os.environ["SENSORIUM_DASK_ADDRESS"] = stack.enter_context(cluster_address(settings))
-            stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS")
+            missing = [mouse for mouse in MICE if not (folder / "raw" / mouse.name).exists()]
+            if missing:
+                # One cluster for all steps; later, a flow that has something to do starts one.
+                os.environ["SENSORIUM_DASK_ADDRESS"] = stack.enter_context(cluster_address(settings))
+                stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS")
         workspace = open_workspace(settings)
         with timed("simulate recordings"):
-            simulated = _simulate(folder / "raw", os.environ["SENSORIUM_DASK_ADDRESS"], show)
+            _simulate(folder / "raw", missing, show)
         with timed("ingest"):
             before = {record.name for record in _published(workspace)}
             records = _ingest(folder / "raw", settings.root, show)
@@ -99,10 +102,10 @@ def run_demo(settings: Settings, *, s3: bool) -> None:
     console.print(f"Look at the runs: sensorium up --root {folder}, then open the Prefect URL it prints", soft_wrap=True, highlight=False)
     new = len(summary.evaluated)
     ingested = len({record.name for record in records} - before)
-    if not (simulated or ingested or new):
+    if not (missing or ingested or new):
         console.print("Everything was there already: nothing was computed again.")
     else:
-        console.print(f"New: {simulated} recordings simulated, {ingested} sessions ingested, {new} submissions evaluated.")
+        console.print(f"New: {len(missing)} recordings simulated, {ingested} sessions ingested, {new} submissions evaluated.")
     if probe_isolation().tier is IsolationTier.REFUSE:
         console.print("Submitted code was refused, as this machine cannot isolate it: install bubblewrap and run the demo again.")
     steps = ", ".join(f"{timing.step} {timing.seconds:.0f} s" for timing in timings)
@@ -124,17 +127,15 @@ def _on_s3(stack: ExitStack, folder: Path) -> Settings:
     return Settings()
 
 
-def _simulate(folder: Path, address: str, show: ProgressCallback) -> int:
-    """Simulate the recordings that are not there yet, side by side; returns how many those were."""
-    missing = [mouse for mouse in MICE if not (folder / mouse.name).exists()]
+def _simulate(folder: Path, mice: Sequence[SimulationParameters], show: ProgressCallback) -> None:
+    """Simulate recordings side by side on the cluster of the demonstration."""
     folder.mkdir(exist_ok=True)
 
     def simulate(mouse: SimulationParameters) -> None:
-        run_on_cluster(address, _simulate_on_worker, folder / mouse.name, mouse, progress=show)
+        run_on_cluster(os.environ["SENSORIUM_DASK_ADDRESS"], _simulate_on_worker, folder / mouse.name, mouse, progress=show)
 
     with ThreadPoolExecutor(len(MICE)) as pool:
-        list(pool.map(simulate, missing))
-    return len(missing)
+        list(pool.map(simulate, mice))
 
 
 def _simulate_on_worker(out: Path, mouse: SimulationParameters, channel: Channel) -> None:
