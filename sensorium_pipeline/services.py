@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,42 +157,59 @@ def wait_for(url: str, service: ServiceProcess, folder: Path) -> None:
     raise PlatformError(f"{service.name} did not answer within {START_TIMEOUT} s", where=log, advice="Its log may say why.")
 
 
-def start_prefect_server(folder: Path, port: int) -> ServiceProcess:
-    """Start a Prefect server (SQLite in the services folder) and wait until it answers."""
-    api_url = f"http://127.0.0.1:{port}/api"
-    environment = prefect_environment(folder, api_url)
+def launch_prefect_server(folder: Path, port: int) -> ServiceProcess:
+    """Start a Prefect server with SQLite in the services folder; `wait_for_prefect_server` says when it answers."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
-    service = launch("prefect-server", command, folder, environment)
+    return launch("prefect-server", command, folder, prefect_environment(folder, prefect_api_url(port)))
+
+
+def prefect_api_url(port: int) -> str:
+    """URL of the API of a Prefect server on this machine."""
+    return f"http://127.0.0.1:{port}/api"
+
+
+def wait_for_prefect_server(service: ServiceProcess, folder: Path, port: int) -> None:
+    """Return when the server answers; where it does not, it is stopped."""
     try:
-        wait_for(f"{api_url}/health", service, folder)
+        wait_for(f"{prefect_api_url(port)}/health", service, folder)
     except BaseException:
         stop([service])
         raise
-    return service
 
 
 @contextmanager
-def prefect_server(settings: Settings, progress: ProgressCallback = silent) -> Iterator[str]:
-    """The URL of a Prefect API for flows of this process: the one in PREFECT_API_URL, the one `up` keeps, or one of our own.
+def prefect_server(settings: Settings, progress: ProgressCallback = silent, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """The URL of a Prefect API for flows of this process: the one in PREFECT_API_URL, the one `up` keeps (with its
+    Dask cluster), or one of our own.
 
-    Sets this process's environment; Prefect reads it when it is first imported, which must be inside this context.
+    Sets this process's environment; Prefect reads it when it is first imported, which must be inside this context or in `meanwhile`.
+
+    Args:
+        settings: of the workspace.
+        progress: told when a server is started.
+        meanwhile: done while a server starts, such as slow imports.
     """
     folder = services_folder(settings)
     if named := os.environ.get("PREFECT_API_URL"):
         os.environ.update({**prefect_environment(folder, named), "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(folder / "prefect"))})
+        meanwhile()
         yield named
         return
     if (running := read_services(folder)) and running.running():
         os.environ.update(prefect_environment(folder, running.prefect_api))
+        os.environ.setdefault("SENSORIUM_DASK_ADDRESS", running.dask_address)
+        meanwhile()
         yield running.prefect_api
         return
     progress(Progress("starting the Prefect server", 0, 1))
     port = free_port(PREFECT_PORT)
-    server = start_prefect_server(folder, port)
-    progress(Progress("starting the Prefect server", 1, 1))
-    api_url = f"http://127.0.0.1:{port}/api"
+    server = launch_prefect_server(folder, port)
+    api_url = prefect_api_url(port)
     os.environ.update(prefect_environment(folder, api_url))
     try:
+        meanwhile()
+        wait_for_prefect_server(server, folder, port)
+        progress(Progress("starting the Prefect server", 1, 1))
         yield api_url
     finally:
         # Log records wait in a queue for Prefect's API; send them while it is still there.
@@ -233,8 +250,9 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
     try:
         report(0)
         port = free_port(PREFECT_PORT)
-        started.append(start_prefect_server(folder, port))
-        api_url = f"http://127.0.0.1:{port}/api"
+        started.append(launch_prefect_server(folder, port))
+        wait_for_prefect_server(started[0], folder, port)
+        api_url = prefect_api_url(port)
         scheduler_port, dashboard_port = free_port(DASK_PORT), free_port(DASHBOARD_PORT)
         address = f"tcp://127.0.0.1:{scheduler_port}"
         root = settings.root if "://" in settings.root else str(Path(settings.root).expanduser().absolute())

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def workspace_of(root: str | None) -> "Workspace":
 
 
 @contextmanager
-def flows_ready(settings: Settings) -> Iterator[None]:
+def flows_ready(settings: Settings) -> Iterator[ProgressCallback]:
     """A Prefect server to run flows against, and bars in the terminal for what they report.
 
     Flows must be imported inside: Prefect reads its settings when it is first imported.
@@ -53,8 +54,14 @@ def flows_ready(settings: Settings) -> Iterator[None]:
     from sensorium_pipeline.services import prefect_server
     from sensorium_pipeline.terminal import progress_bars
 
-    with progress_bars() as show, prefect_server(settings, show):
+    with progress_bars() as show, prefect_server(settings, show, import_flows):
         from tasks.reporting import display
 
         display.show = show
-        yield
+        yield show
+
+
+def import_flows() -> None:
+    """Import what every flow needs; it takes as long as a Prefect server takes to start."""
+    import flows.evaluate_submissions
+    import flows.ingest_session  # noqa: F401

@@ -15,10 +15,10 @@ from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
 from sensorium_pipeline.evaluation import HIDDEN_TIERS
 from sensorium_pipeline.models.baselines import DEMO
 from sensorium_pipeline.progress import ProgressCallback
+from sensorium_pipeline.rankings.records import RankingTable
 from sensorium_pipeline.recordings.simulation import simulate_recording
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
-from sensorium_pipeline.services import prefect_server
-from sensorium_pipeline.sessions.catalogue import load_inputs, load_session_data, read_session
+from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, load_session_data, read_session
 from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.release import create_release, phase, read_release
 from sensorium_pipeline.settings import Settings
@@ -29,7 +29,7 @@ from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 from sensorium_pipeline.tables import rank_all
-from sensorium_pipeline.terminal import console, progress_bars
+from sensorium_pipeline.terminal import console
 
 RELEASE = "demo"
 BUCKET = "sensorium"
@@ -42,41 +42,48 @@ TEMPLATES = Path(__file__).parent / "demo_submissions"
 RIDGE = 300.0
 
 
-class _Timing(BaseModel):
-    step: str
-    seconds: float
+class Demonstration(BaseModel):
+    """What a run of the demonstration did, and where its results lie; `timings` are (step, seconds)."""
+
+    folder: Path
+    tables: list[RankingTable]
+    page: str
+    reports: dict[str, str]
+    simulated: int
+    ingested: int
+    evaluated: int
+    timings: list[tuple[str, float]]
 
 
-def run_demo(settings: Settings, *, s3: bool) -> None:
-    """Do the main job in the folder `settings.root`; with `s3`, the workspace is a bucket of a server whose data lie in that folder."""
-    started = time.monotonic()
-    folder = Path(settings.root)
-    folder.mkdir(parents=True, exist_ok=True)
-    timings: list[_Timing] = []
+def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration:
+    """Do the main job in a folder; with `s3`, the workspace is a bucket of a server whose data lie in that folder.
+
+    A Prefect server is there already.
+    """
+    from flows.evaluate_submissions import evaluate_submissions
+
+    timings: list[tuple[str, float]] = []
 
     @contextmanager
     def timed(step: str) -> Iterator[None]:
         begun = time.monotonic()
         yield
-        timings.append(_Timing(step=step, seconds=time.monotonic() - begun))
+        timings.append((step, time.monotonic() - begun))
 
     with ExitStack() as stack:
-        show = stack.enter_context(progress_bars())
+        missing = [mouse for mouse in MICE if not (folder / "raw" / mouse.name).exists()]
         with timed("start services"):
-            if s3:
-                settings = _on_s3(stack, folder)
-            stack.enter_context(prefect_server(Settings(root=str(folder)), show))
-            missing = [mouse for mouse in MICE if not (folder / "raw" / mouse.name).exists()]
+            settings = _on_s3(stack, folder) if s3 else Settings(root=str(folder))
             if missing:
                 # One cluster for all steps; later, a flow that has something to do starts one.
                 os.environ["SENSORIUM_DASK_ADDRESS"] = stack.enter_context(cluster_address(settings))
-                stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS")
+                stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS", None)
         workspace = open_workspace(settings)
         with timed("simulate recordings"):
             _simulate(folder / "raw", missing, show)
         with timed("ingest"):
-            before = {record.name for record in _published(workspace)}
-            records = _ingest(folder / "raw", settings.root, show)
+            before = {session.open_digest for session in list_sessions(workspace.open)}
+            records = _ingest(folder / "raw", settings.root)
         with timed("release and submit"):
             create_release(
                 workspace,
@@ -87,29 +94,39 @@ def run_demo(settings: Settings, *, s3: bool) -> None:
             )
             _submit(workspace, folder / "submissions")
         with timed("evaluate and publish"):
-            from flows.evaluate_submissions import evaluate_submissions
-
             summary = evaluate_submissions(RELEASE, settings.root)
-        tables = rank_all(workspace, read_release(workspace.open, RELEASE))
-        reports = {record.name: dataset_url(workspace.lab, record.report_digest) for record in records}
+        return Demonstration(
+            folder=folder,
+            tables=rank_all(workspace, read_release(workspace.open, RELEASE)),
+            page=f"{workspace.open.url}/publications/{RELEASE}/index.html",
+            reports={record.name: dataset_url(workspace.lab, record.report_digest) for record in records},
+            simulated=len(missing),
+            ingested=len({record.open_digest for record in records} - before),
+            evaluated=len(summary.evaluated),
+            timings=timings,
+        )
 
+
+def print_demo(demo: Demonstration) -> None:
+    """Print the tables, and where everything lies."""
     console.print()
-    for table in tables:
+    for table in demo.tables:
         print_ranking(table)
-    console.print(f"Ranking page:    {workspace.open.url}/publications/{RELEASE}/index.html", soft_wrap=True, highlight=False)
-    for name, url in reports.items():
-        console.print(f"Quality report:  {url}/report.md  (session {name})", soft_wrap=True, highlight=False)
-    console.print(f"Look at the runs: sensorium up --root {folder}, then open the Prefect URL it prints", soft_wrap=True, highlight=False)
-    new = len(summary.evaluated)
-    ingested = len({record.name for record in records} - before)
-    if not (missing or ingested or new):
-        console.print("Everything was there already: nothing was computed again.")
+    console.print(f"Ranking page:     {demo.page}", soft_wrap=True, highlight=False)
+    for name, url in demo.reports.items():
+        console.print(f"Quality report:   {url}/report.md  (session {name})", soft_wrap=True, highlight=False)
+    console.print(
+        f"Look at the runs: sensorium up --root {demo.folder}, then open the Prefect URL it prints", soft_wrap=True, highlight=False
+    )
+    if demo.simulated or demo.ingested or demo.evaluated:
+        done = f"{demo.simulated} recordings simulated, {demo.ingested} sessions ingested, {demo.evaluated} submissions evaluated"
+        console.print(f"New: {done}.")
     else:
-        console.print(f"New: {len(missing)} recordings simulated, {ingested} sessions ingested, {new} submissions evaluated.")
+        console.print("Everything was there already: nothing was computed again.")
     if probe_isolation().tier is IsolationTier.REFUSE:
         console.print("Submitted code was refused, as this machine cannot isolate it: install bubblewrap and run the demo again.")
-    steps = ", ".join(f"{timing.step} {timing.seconds:.0f} s" for timing in timings)
-    console.print(f"{time.monotonic() - started:.0f} s in all: {steps}", soft_wrap=True, highlight=False)
+    steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in demo.timings)
+    console.print(f"Time: {steps}", soft_wrap=True, highlight=False)
 
 
 def _on_s3(stack: ExitStack, folder: Path) -> Settings:
@@ -122,6 +139,8 @@ def _on_s3(stack: ExitStack, folder: Path) -> Settings:
         "SENSORIUM_SECRET_KEY": server.secret_key.get_secret_value(),
     }
     os.environ.update(variables)
+    # Workers that `sensorium up` keeps have no keys of this server.
+    os.environ.pop("SENSORIUM_DASK_ADDRESS", None)
     for name in variables:
         stack.callback(os.environ.pop, name, None)
     return Settings()
@@ -142,17 +161,9 @@ def _simulate_on_worker(out: Path, mouse: SimulationParameters, channel: Channel
     simulate_recording(out, mouse, channel.report)
 
 
-def _published(workspace: Workspace) -> list[SessionRecord]:
-    from sensorium_pipeline.sessions.catalogue import list_sessions, read_binding
-
-    return [read_binding(workspace.sealed, session.open_digest) for session in list_sessions(workspace.open)]
-
-
-def _ingest(folder: Path, root: str, show: ProgressCallback) -> list[SessionRecord]:
+def _ingest(folder: Path, root: str) -> list[SessionRecord]:
     from flows.ingest_session import ingest_session
-    from tasks.reporting import display
 
-    display.show = show
     return [ingest_session(str(folder / mouse.name), root) for mouse in MICE]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sensorium_pipeline.cli.common import Json, Root, settings_of
+from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.terminal import console, print_json, progress_bars
 
@@ -28,9 +28,16 @@ def demo(
     Simulates the recordings, ingests them, makes and audits a release, submits baselines and two misbehaving models, evaluates all of
     them in isolation on Dask through Prefect, ranks and publishes. What is done already is not done again.
     """
-    from sensorium_pipeline.cli.demonstration import run_demo
+    settings = settings_of(root)
+    folder = Path(settings.root)
+    if "://" in settings.root:
+        advice = "Give a folder of this machine; --s3 keeps the workspace in an S3 server inside it."
+        raise InputError("the demonstration needs a folder", where=settings.root, advice=advice)
+    with flows_ready(settings) as show:
+        from sensorium_pipeline.cli.demonstration import print_demo, run_demo
 
-    run_demo(settings_of(root), s3=s3)
+        demonstration = run_demo(folder, show, s3=s3)
+    print_demo(demonstration)
 
 
 def up(root: Root = None, json: Json = False) -> None:
