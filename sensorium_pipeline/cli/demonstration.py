@@ -74,15 +74,15 @@ def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration
         missing = [mouse for mouse in MICE if not (folder / "raw" / mouse.name).exists()]
         with timed("start services"):
             settings = _on_s3(stack, folder) if s3 else Settings(root=str(folder))
-            if missing:
+            workspace = open_workspace(settings)
+            before = {session.open_digest for session in list_sessions(workspace.open)}
+            if missing or len(before) < len(MICE):
                 # One cluster for all steps; later, a flow that has something to do starts one.
                 os.environ["SENSORIUM_DASK_ADDRESS"] = stack.enter_context(cluster_address(settings))
                 stack.callback(os.environ.pop, "SENSORIUM_DASK_ADDRESS", None)
-        workspace = open_workspace(settings)
         with timed("simulate recordings"):
             _simulate(folder / "raw", missing, show)
         with timed("ingest"):
-            before = {session.open_digest for session in list_sessions(workspace.open)}
             records = _ingest(folder / "raw", settings.root)
         with timed("release and submit"):
             create_release(
@@ -164,7 +164,8 @@ def _simulate_on_worker(out: Path, mouse: SimulationParameters, channel: Channel
 def _ingest(folder: Path, root: str) -> list[SessionRecord]:
     from flows.ingest_session import ingest_session
 
-    return [ingest_session(str(folder / mouse.name), root) for mouse in MICE]
+    with ThreadPoolExecutor(len(MICE)) as pool:
+        return list(pool.map(lambda mouse: ingest_session(str(folder / mouse.name), root), MICE))
 
 
 def _submit(workspace: Workspace, folder: Path) -> None:
