@@ -23,7 +23,6 @@ from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.release import create_release, phase, read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, dataset_url, open_dataset, open_workspace
-from sensorium_pipeline.storage.local_s3 import LocalS3Server
 from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
@@ -131,6 +130,8 @@ def print_demo(demo: Demonstration) -> None:
 
 def _on_s3(stack: ExitStack, folder: Path) -> Settings:
     """A real S3 server with its data below the folder; its address and keys go to the workers through the environment."""
+    from sensorium_pipeline.storage.local_s3 import LocalS3Server
+
     server = stack.enter_context(LocalS3Server(folder / "s3"))
     variables: dict[str, str] = {
         "SENSORIUM_ROOT": f"s3://{BUCKET}/workspace",

@@ -4,6 +4,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.imaging.cell_block import CellParameters
 from sensorium_pipeline.imaging.cells import Cells, segment
 from sensorium_pipeline.imaging.deconvolution import Deconvolution, DeconvolutionParameters, deconvolve
-from sensorium_pipeline.imaging.motion import MotionParameters, MotionResult, correct_motion
+from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.quality import PlaneMetrics, measure_recording
 from sensorium_pipeline.imaging.traces import TraceParameters, Traces, extract_traces
 from sensorium_pipeline.progress import ProgressCallback, silent
@@ -21,6 +22,9 @@ from sensorium_pipeline.recordings.movie import Movie
 
 # A pixel belongs to the plane if so large a part of the frames saw it.
 LEAST_COVERAGE = 0.95
+
+if TYPE_CHECKING:
+    from sensorium_pipeline.imaging.motion import MotionResult
 
 
 class ImagingParameters(BaseModel):
@@ -141,6 +145,8 @@ def extract_plane(
 def _extract(
     movie: Movie, frame_rate: float, bidirectional: bool, parameters: ImagingParameters, folder: Path, progress: ProgressCallback
 ) -> PlaneExtraction:
+    from sensorium_pipeline.imaging.motion import correct_motion  # loads torch, which reading an extraction does not need
+
     motion, corrected = correct_motion(movie, folder / "corrected", parameters.motion, bidirectional=bidirectional, progress=progress)
     cells = segment(
         corrected,
@@ -196,7 +202,7 @@ def _signal_to_noise(activity: Deconvolution, frame_rate: float) -> NDArray[np.f
 
 
 def _metrics(
-    movie: Movie, motion: MotionResult, cells: Cells, traces: Traces, activity: Deconvolution, snr: NDArray[np.float32]
+    movie: Movie, motion: "MotionResult", cells: Cells, traces: Traces, activity: Deconvolution, snr: NDArray[np.float32]
 ) -> PlaneMetrics:
     good = ~motion.flagged
     shifts = motion.shifts[good].astype(np.float64)

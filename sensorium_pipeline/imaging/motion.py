@@ -22,6 +22,7 @@ from sensorium_pipeline.imaging.alignment import Aligner, Alignments, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
 from sensorium_pipeline.imaging.displacement_fields import block_centres, bridge, node_weights
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, round_frame, warp_frame
+from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
 from sensorium_pipeline.imaging.spectrum import Spectrum
@@ -43,31 +44,6 @@ NOT_FINITE = "not finite"
 BLANK = "blank"
 OUT_OF_RANGE = "shift at the end of the allowed range"
 UNLIKE = "unlike the template"
-
-
-@dataclass(frozen=True)
-class MotionParameters:
-    """How motion is corrected; the defaults are good for movies of any size.
-
-    Attributes:
-        largest_shift: of a frame as a whole, in parts of the side of the field (0 to 0.5); beyond it frames are flagged.
-        non_rigid: whether parts of the field may move differently. Where they do not, the correction comes out rigid by itself.
-        block_size: px between the nodes of the displacement field.
-        template_frames: frames sampled, evenly over the recording, for the template.
-    """
-
-    largest_shift: float = 0.25
-    non_rigid: bool = True
-    block_size: int = 64
-    template_frames: int = 300
-
-    def __post_init__(self) -> None:
-        if not 0 < self.largest_shift <= 0.5:
-            raise InputError(f"{self.largest_shift} is not within 0 to 0.5", where="largest_shift", advice="Give it in parts of the side.")
-        if self.block_size < 8:
-            raise InputError(f"{self.block_size} px are too few", where="block_size", advice="Use at least 8, better 64.")
-        if self.template_frames < 2:
-            raise InputError(f"{self.template_frames} frames are too few", where="template_frames", advice="Use at least 2, better 300.")
 
 
 @dataclass(frozen=True)
