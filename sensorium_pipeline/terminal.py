@@ -14,8 +14,8 @@ from rich.table import Table
 
 from sensorium_pipeline.progress import Progress, ProgressCallback
 
-console = Console()
-messages = Console(stderr=True)
+console = Console(soft_wrap=True)
+messages = Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def main() -> None:
         # Typer ends wrong usage with 2, which means the platform here.
         sys.exit(USER if end.code == WRONG_USAGE else end.code)
     except SensoriumError as error:
-        messages.print(f"[bold red]error[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+        messages.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         messages.print("interrupted; what was finished is kept, run the same command again to go on")
@@ -57,7 +57,7 @@ def main() -> None:
         if Settings().traceback:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        messages.print(f"[bold red]internal error[/] {_escaped(text)}", soft_wrap=True, highlight=False)
+        messages.print(f"[bold red]internal error[/] {_escaped(text)}", highlight=False)
         messages.print("This is a fault of the platform, not of your input; set SENSORIUM_TRACEBACK=1 to see where it happened.")
         sys.exit(PLATFORM)
 

@@ -44,7 +44,7 @@ def evaluate(
         print_json(summary)
         return
     for result in summary.evaluated:
-        console.print(f"{result.identifier}  {result.name}: {result.status} {result.reason}".rstrip(), soft_wrap=True, highlight=False)
+        console.print(f"{result.identifier}  {result.name}: {result.status} {result.reason}".rstrip(), highlight=False)
     console.print(f"{len(summary.evaluated)} evaluated, {len(summary.known)} known before")
 
 
@@ -95,8 +95,8 @@ def publish(release: ReleaseName = None, root: Root = None, json: Json = False) 
     console.print("published" if published.new else "nothing has changed since the last publication")
     for change in published.changes:
         for row in change.rows:
-            console.print(f"  {change.track} {change.tier}: {row.team}/{row.model}: {row.reason}", soft_wrap=True)
-    console.print(f"Page: {published.page}", soft_wrap=True)
+            console.print(f"  {change.track} {change.tier}: {row.team}/{row.model}: {row.reason}")
+    console.print(f"Page: {published.page}")
 
 
 def explain(
@@ -120,14 +120,14 @@ def explain(
     if json:
         print_json(explanation)
         return
-    console.print(f"[bold]{explanation.team}/{explanation.model}[/] {explanation.status} {explanation.reason}".rstrip(), soft_wrap=True)
-    console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}", soft_wrap=True)
+    console.print(f"[bold]{explanation.team}/{explanation.model}[/] {explanation.status} {explanation.reason}".rstrip())
+    console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}")
     for origin in explanation.numbers:
         value = "undefined" if origin.value is None else f"{origin.value:.6f}"
-        console.print(f"{origin.number}: [bold]{value}[/]", soft_wrap=True, highlight=False)
-        console.print(f"  {origin.how}", soft_wrap=True, highlight=False)
+        console.print(f"{origin.number}: [bold]{value}[/]", highlight=False)
+        console.print(f"  {origin.how}", highlight=False)
         for what, digests in origin.digests.items():
-            console.print(f"  {what}: {', '.join(digests)}", soft_wrap=True, highlight=False)
+            console.print(f"  {what}: {', '.join(digests)}", highlight=False)
 
 
 def print_ranking(table: "RankingTable") -> None:

@@ -111,12 +111,10 @@ def print_demo(demo: Demonstration) -> None:
     console.print()
     for table in demo.tables:
         print_ranking(table)
-    console.print(f"Ranking page:     {demo.page}", soft_wrap=True, highlight=False)
+    console.print(f"Ranking page:     {demo.page}", highlight=False)
     for name, url in demo.reports.items():
-        console.print(f"Quality report:   {url}/report.md  (session {name})", soft_wrap=True, highlight=False)
-    console.print(
-        f"Look at the runs: sensorium up --root {demo.folder}, then open the Prefect URL it prints", soft_wrap=True, highlight=False
-    )
+        console.print(f"Quality report:   {url}/report.md  (session {name})", highlight=False)
+    console.print(f"Look at the runs: sensorium up --root {demo.folder}, then open the Prefect URL it prints", highlight=False)
     if demo.simulated or demo.ingested or demo.evaluated:
         done = f"{demo.simulated} recordings simulated, {demo.ingested} sessions ingested, {demo.evaluated} submissions evaluated"
         console.print(f"New: {done}.")
@@ -125,7 +123,7 @@ def print_demo(demo: Demonstration) -> None:
     if probe_isolation().tier is IsolationTier.REFUSE:
         console.print("Submitted code was refused, as this machine cannot isolate it: install bubblewrap and run the demo again.")
     steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in demo.timings)
-    console.print(f"Time: {steps}", soft_wrap=True, highlight=False)
+    console.print(f"Time: {steps}", highlight=False)
 
 
 def _on_s3(stack: ExitStack, folder: Path) -> Settings:

@@ -64,7 +64,7 @@ def simulate_recording(
         raise InputError(first["msg"], where=field, advice="See `sensorium simulate-recording --help`.") from error
     with progress_bars() as show:
         simulate(out, parameters, show)
-    console.print(f"{out} (the truth lies in {out}-truth)", soft_wrap=True)
+    console.print(f"{out} (the truth lies in {out}-truth)")
 
 
 def inspect(raw: RawFolder, json: Json = False) -> None:
@@ -79,7 +79,7 @@ def inspect(raw: RawFolder, json: Json = False) -> None:
     for name, value in summary.model_dump().items():
         shown = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
         if shown not in ("", None):
-            console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", soft_wrap=True, highlight=False)
+            console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", highlight=False)
 
 
 def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
@@ -102,7 +102,7 @@ def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
     report = dataset_url(open_workspace(settings).lab, record.report_digest)
     trials = ", ".join(f"{count} {tier}" for tier, count in record.trials.items())
     console.print(f"Session {record.name}: {record.neurons} neurons; trials {trials}; {sum(record.rejected.values())} rejected")
-    console.print(f"Quality report: {report}/report.md", soft_wrap=True)
+    console.print(f"Quality report: {report}/report.md")
 
 
 def extract(
@@ -131,7 +131,7 @@ def extract(
     if metrics.motion_pooled != 1:
         pooled = f"was measured on {metrics.motion_pooled} frames together" if metrics.motion_pooled else "could not be measured"
         console.print(f"Single frames show too little, so motion {pooled}.")
-    console.print(f"{out}/report.md", soft_wrap=True)
+    console.print(f"{out}/report.md")
 
 
 def deconvolve(

@@ -50,10 +50,10 @@ def up(root: Root = None, json: Json = False) -> None:
     if json:
         print_json(services)
         return
-    console.print(f"Prefect:   {services.prefect_ui}   (runs, artifacts, schedules)", soft_wrap=True)
-    console.print(f"Dask:      {services.dask_dashboard}   (scheduler {services.dask_address})", soft_wrap=True)
-    console.print(f"Workspace: {settings.root}   Logs: {services.folder / 'logs'}", soft_wrap=True)
-    console.print("Commands with the same --root use them from now on; stop them with `sensorium down`.", soft_wrap=True)
+    console.print(f"Prefect:   {services.prefect_ui}   (runs, artifacts, schedules)")
+    console.print(f"Dask:      {services.dask_dashboard}   (scheduler {services.dask_address})")
+    console.print(f"Workspace: {settings.root}   Logs: {services.folder / 'logs'}")
+    console.print("Commands with the same --root use them from now on; stop them with `sensorium down`.")
 
 
 def down(root: Root = None, json: Json = False) -> None:
@@ -64,7 +64,7 @@ def down(root: Root = None, json: Json = False) -> None:
     if json:
         print_json(services)
     else:
-        console.print(f"Stopped {', '.join(process.name for process in services.processes)}.", soft_wrap=True)
+        console.print(f"Stopped {', '.join(process.name for process in services.processes)}.")
 
 
 def _deployments() -> Path:

@@ -47,7 +47,7 @@ def show(session: Annotated[str, typer.Argument(help="Name of the session.")], r
     console.print(f"{summary.session.neurons} neurons; trials {trials}; {summary.images} images {summary.image_shape}", highlight=False)
     console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
     url = dataset_url(workspace.open, summary.session.open_digest)
-    console.print(f'xarray.open_datatree("{url}", engine="zarr")', soft_wrap=True, highlight=False)
+    console.print(f'xarray.open_datatree("{url}", engine="zarr")', highlight=False)
 
 
 def release(
@@ -100,7 +100,7 @@ def audit(
     else:
         for report in reports:
             verdict = "passed" if report.passed else f"{len(report.findings)} findings"
-            console.print(f"{report.session}: {verdict} ({len(report.checks)} checks, {len(report.skipped)} skipped)", soft_wrap=True)
+            console.print(f"{report.session}: {verdict} ({len(report.checks)} checks, {len(report.skipped)} skipped)")
     for report in reports:
         report.refuse_leaks()
 

@@ -29,7 +29,7 @@ def new_submission(
     from sensorium_pipeline.submissions.package import new_submission as write
 
     write(folder, template)
-    console.print(f"{folder}: change it, then `sensorium check {folder}`", soft_wrap=True)
+    console.print(f"{folder}: change it, then `sensorium check {folder}`")
 
 
 def check(
@@ -106,4 +106,4 @@ def predict(
         job = find_job(workspace, choose_release(workspace.open, release), submission)
         name, unit_id, responses = predict_twin(workspace, job, pixels, session, progress=show)
     write_responses(out, names, unit_id, responses)
-    messages.print(f"{out}: {len(names)} images x {len(unit_id)} neurons of session {name}", soft_wrap=True)
+    messages.print(f"{out}: {len(names)} images x {len(unit_id)} neurons of session {name}")
