@@ -130,6 +130,7 @@ class EvaluationRecord(_Record):
         inputs_digest: see `Job.inputs_digest`.
         runs: one a seed, in the order of the submission's seeds.
         scores: keys of the `TierScore`s.
+        refusal: why no machine has run it yet; such an event has no runs and is never current.
     """
 
     identifier: str
@@ -137,10 +138,13 @@ class EvaluationRecord(_Record):
     inputs_digest: str
     runs: tuple[PredictionRecord, ...]
     scores: tuple[str, ...] = ()
+    refusal: str = ""
 
     @property
     def failure(self) -> str:
         """Why there are no scores, in words for the team; empty where there are."""
+        if self.refusal:
+            return f"refused: {self.refusal}"
         for run in self.runs:
             if run.outcome.failure is not None:
                 reason = run.outcome.failure
@@ -248,6 +252,14 @@ def score(workspace: Workspace, job: Job, runs: Sequence[PredictionRecord]) -> E
     if latest_evaluation(workspace, job) != evaluation:
         _evaluations(workspace, job).append(evaluation)
     return evaluation
+
+
+def refuse(workspace: Workspace, job: Job, reason: str) -> None:
+    """Record that no machine may run a submission, so that tables say so; what was evaluated before stays what counts."""
+    if latest_evaluation(workspace, job) is None:
+        digest = job.submission.digest
+        event = EvaluationRecord(identifier=job.identifier, submission_digest=digest, inputs_digest="", runs=(), refusal=reason)
+        _evaluations(workspace, job).append(event)
 
 
 def read_scores(workspace: Workspace, evaluation: EvaluationRecord, tier: Tier) -> list[TierScore]:

@@ -202,7 +202,8 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
         yield running.prefect_api
         return
     progress(Progress("starting the Prefect server", 0, 1))
-    port = free_port(PREFECT_PORT)
+    # Any port: two commands that start at the same moment would both find the usual one free.
+    port = free_port()
     server = launch_prefect_server(folder, port)
     api_url = prefect_api_url(port)
     os.environ.update(prefect_environment(folder, api_url))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.compute import GPU, Channel, run_on_cluster
 from sensorium_pipeline.errors import IsolationError, PlatformError
-from sensorium_pipeline.evaluation import Job, PredictionRecord, predict, score
+from sensorium_pipeline.evaluation import Job, PredictionRecord, predict, refuse, score
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.run import CPU, Device
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
@@ -62,6 +62,7 @@ def evaluate_submission(job: Job, root: str | None, address: str) -> State[Submi
             needs = GPU if job.submission.has_code else None
             runs.append(run_on_cluster(address, _predict_on_worker, job, seed, root, resources=needs, progress=report))
         except IsolationError as error:
+            refuse(workspace_at(root), job, error.problem)
             return result("refused", str(error))
     evaluation = score(workspace_at(root), job, runs)
     return result("failed", evaluation.failure) if evaluation.failure else result("scored")

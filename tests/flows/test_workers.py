@@ -13,10 +13,13 @@ from distributed.client import Client
 from small_world import MEAN_RESPONSE, RELEASE, World, write_code
 
 from sensorium_pipeline.compute import local_cluster
+from sensorium_pipeline.evaluation import find_job, is_current
+from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
+from sensorium_pipeline.tables import rank
 
 SLEEPING = MEAN_RESPONSE.replace("def train(self, sessions):", "def train(self, sessions):\n            import time; time.sleep(5)")
 
@@ -126,3 +129,11 @@ def test_a_machine_without_isolation_refuses_strangers_code_and_says_so(
     assert [result.status for result in summary.evaluated] == ["refused"]
     assert "bwrap" in summary.evaluated[0].reason
     assert "apt-get install bubblewrap" in summary.evaluated[0].reason
+
+    release = read_release(copied.workspace.open, RELEASE)
+    table = rank(copied.workspace, release, "sensorium", "test")
+    assert [(row.team, row.status) for row in table.unranked] == [("stranger", "failed")]
+    assert table.unranked[0].reason.startswith("refused: strangers' code is refused on this machine")
+    # A refusal is no result: where code can be isolated, it is run.
+    job = find_job(copied.workspace, release, "stranger")
+    assert not is_current(copied.workspace, job)
