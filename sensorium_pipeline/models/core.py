@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensorium_pipeline.models.configuration import ModelConfiguration
+from sensorium_pipeline.models.depthwise import depthwise
 
 
 class DepthSeparable(nn.Module):
@@ -22,7 +23,7 @@ class DepthSeparable(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (trials, channels, y, x) to the same shape."""
-        return self.outwards(self.spatial(self.inwards(maps)))
+        return self.outwards(depthwise(self.inwards(maps), self.spatial.weight))
 
 
 class Core(nn.Module):

@@ -22,6 +22,7 @@ from sensorium_pipeline.models.encoder import Encoder
 from sensorium_pipeline.models.inputs import ModelInputs
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.training.batches import ResidentSession, epoch_batches, seeded_generator, steps_per_epoch
+from sensorium_pipeline.training.memory import keep_freed_memory
 from sensorium_pipeline.training.parameters import TrainerParameters
 
 # Called after each epoch with its number and everything that is needed to go on from there.
@@ -108,6 +109,8 @@ class Trainer:
         Raises:
             InputError: when no epoch gave a finite validation score.
         """
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._begun = time.monotonic() - self._state.seconds
         ended = self._ended()
         while not ended:
