@@ -20,6 +20,53 @@ from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.training.data import SessionData, SessionDescription, TrialInputs
 
 
+class Checkpoints(Protocol):
+    """Where training puts everything away that it needs to go on, in case the machine fails in the middle.
+
+    What was saved is given back to the same submission with the same seed alone, inside the sandbox; nobody else reads it. The last
+    two are kept until the run has ended. Saving is optional: without it an interrupted run starts anew.
+    """
+
+    def due(self) -> bool:
+        """Whether the last one is long enough ago for another to be worth its time; `save` does nothing before that."""
+        ...
+
+    def save(self, content: bytes) -> None:
+        """Put a checkpoint away (weights, optimiser, generators, epoch: whatever makes the rest of the training the same)."""
+        ...
+
+    def latest(self) -> bytes | None:
+        """What an interrupted run with this seed saved last; None where this run is the first."""
+        ...
+
+
+class NoCheckpoints:
+    """Nothing is put away, and nothing is there."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, content: bytes) -> None:
+        """Do nothing."""
+
+    def latest(self) -> None:
+        """None."""
+        return
+
+
+class EpochCallback(Protocol):
+    """Receives the points of a learning curve."""
+
+    def __call__(self, number: int, loss: float, validation: float) -> None:
+        """One epoch: its number from 1, mean loss of training and validation score; of two calls for one epoch the later counts."""
+        ...
+
+
+def no_curve(number: int, loss: float, validation: float) -> None:
+    """Keep no learning curve."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a submission is built from.
@@ -32,6 +79,10 @@ class Context:
         parameters: the `[parameters]` table of submission.toml.
         folder: the submission's own files, read-only (weights lie here).
         progress: call it with a `Progress` to show how far training is.
+        epoch: call it after each epoch; the learning curve is drawn from it.
+        checkpoints: see `Checkpoints`.
+        smoke_run: this is only a try on few trials of one session, to see that everything works before the real run: train for
+            one epoch at most. What it predicts is thrown away.
     """
 
     sessions: Sequence[SessionDescription]
@@ -41,6 +92,9 @@ class Context:
     parameters: Mapping[str, object]
     folder: Path
     progress: ProgressCallback = field(default=silent)
+    epoch: EpochCallback = field(default=no_curve)
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    smoke_run: bool = False
 
 
 class Model(Protocol):

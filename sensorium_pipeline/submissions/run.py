@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,22 @@ from pydantic import BaseModel
 
 from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
 from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
+from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
 from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import Limits, Outcome, never, run_isolated
 from sensorium_pipeline.submissions.staging import Staged, load_staged
-from sensorium_pipeline.submissions.transfer import ResultReader
+from sensorium_pipeline.submissions.transfer import CheckpointRules, Epoch, ResultReader
 
 RUNNER = "sensorium_pipeline.submissions.runner"
 CONSOLE = "console.txt"
 STATE = "state.npz"
 PREDICTIONS = "predictions"
+CHECKPOINT = "checkpoint"
+SMOKE_TRIALS = 64
+"""Trials of each tier in a smoke run."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,12 @@ class Device:
     Attributes:
         name: torch device inside, "cpu" or "cuda:0".
         nodes: device nodes to bind, of that GPU alone.
+        gpu: its number as NVML counts, to read its energy; None for a processor, and where others use the same GPU.
     """
 
     name: str = "cpu"
     nodes: tuple[Path, ...] = ()
+    gpu: int | None = None
 
 
 CPU = Device()
@@ -68,8 +75,11 @@ class RunOutcome(BaseModel):
         status: "finished" (checked predictions of every session lie in `out/predictions/<session>.npz`), "failed" or "stopped".
         trained: whether `out/state.npz` holds a trained state.
         tier: of isolation; "none needed" for a predictions file.
-        wall_seconds: from start to end of the sandbox.
-        peak_memory_bytes: of all its processes, where counted.
+        wall_seconds: from start to end of the sandbox. It holds its device as long, so these are its device-seconds, too.
+        peak_memory_bytes: of all its processes together; where there is no control group, of the largest one.
+        energy_joules: of its GPU while it ran, where that can be read and nothing else ran on it.
+        epochs: the learning curve, on visible tiers and as the submission says.
+        resumed: whether it went on from a checkpoint of an interrupted run.
     """
 
     status: Literal["finished", "failed", "stopped"]
@@ -81,6 +91,9 @@ class RunOutcome(BaseModel):
     device: str = "cpu"
     wall_seconds: float = 0.0
     peak_memory_bytes: int | None = None
+    energy_joules: float | None = None
+    epochs: tuple[Epoch, ...] = ()
+    resumed: bool = False
 
 
 def run_submission(
@@ -93,6 +106,8 @@ def run_submission(
     progress: ProgressCallback = silent,
     stop: Callable[[], bool] = never,
     device: Device = CPU,
+    checkpoints: KeptCheckpoints | None = None,
+    smoke_run: bool = False,
 ) -> RunOutcome:
     """Run a submission in isolation, or take its predictions file, and check what comes out.
 
@@ -109,14 +124,18 @@ def run_submission(
         progress: called with the submission's progress, held to a name and numbers.
         stop: asked often; True ends the run.
         device: see `Device`.
+        checkpoints: of this very run; where given, it goes on from the latest and keeps its own there.
+        smoke_run: try it on the first `SMOKE_TRIALS` trials of one session that is to be predicted.
 
     Raises:
         IsolationError: this machine cannot isolate it.
-        PlatformError: the staged sessions are not usable, or the sandbox did not start.
+        PlatformError: the staged sessions are not usable, or the sandbox did not start or was killed from outside.
     """
     staged = load_staged(staged_folder)
     if staged.track != track:
         raise PlatformError(f"sessions staged for {staged.track}", where=staged_folder, advice=f"Stage those of {track}")
+    if smoke_run:
+        staged = staged.slice_of(SMOKE_TRIALS)
     out.mkdir(parents=True, exist_ok=True)
     _clear(out)
     try:
@@ -132,9 +151,13 @@ def run_submission(
             if unknown is not None:
                 return _failed(unknown, seed, outcome.tier)
         else:
-            job = {"mode": "evaluate", "seed": seed, "device": device.name}
+            job = {"mode": "evaluate", "seed": seed, "smoke_trials": SMOKE_TRIALS if smoke_run else None}
+            inputs = {}
+            if checkpoints is not None and checkpoints.latest(fresh / CHECKPOINT):
+                inputs[CHECKPOINT] = fresh / CHECKPOINT
+            sandboxed = _Sandboxed(staged_folder, fresh, limits or Limits(), progress, stop, device)
             try:
-                run = _run(folder, submission, staged, staged_folder, job, {}, fresh, limits or Limits(), progress, stop, device)
+                run = sandboxed.run(folder, submission, job, inputs, [session.expected for session in staged.predicted], checkpoints)
             except SubmissionError as error:
                 return _failed(error, seed, "not started")
             (out / CONSOLE).write_bytes(run.console)
@@ -145,7 +168,10 @@ def run_submission(
                 device=device.name,
                 wall_seconds=run.outcome.wall_seconds,
                 peak_memory_bytes=run.outcome.peak_memory_bytes,
+                energy_joules=run.energy_joules,
                 trained=STATE in run.reader.received,
+                epochs=run.reader.epochs,
+                resumed=CHECKPOINT in inputs,
             )
             if run.outcome.status == "stopped":
                 return outcome.model_copy(update={"status": "stopped", "trained": False})
@@ -218,8 +244,8 @@ def predict_images(
         if state_file is not None:
             shutil.copyfile(state_file, fresh / "given-state.npz")
             inputs[STATE] = fresh / "given-state.npz"
-        job = {"mode": "predict", "seed": seed, "device": device.name, "session": session}
-        run = _run(folder, submission, staged, staged_folder, job, inputs, fresh, limits or Limits(), progress, never, device, [expected])
+        job = {"mode": "predict", "seed": seed, "smoke_trials": None, "session": session}
+        run = _Sandboxed(staged_folder, fresh, limits or Limits(), progress, never, device).run(folder, submission, job, inputs, [expected])
         if run.error is not None:
             raise run.error
         name = f"{PREDICTIONS}/{session}.npz"
@@ -231,6 +257,7 @@ class _Run:
     outcome: Outcome
     reader: ResultReader
     tier: str
+    energy_joules: float | None
     error: SubmissionError | ResourceLimitError | None
 
     @property
@@ -238,58 +265,66 @@ class _Run:
         return self.outcome.console
 
 
-def _run(
-    folder: Path,
-    submission: Submission,
-    staged: Staged,
-    staged_folder: Path,
-    job: dict[str, Any],
-    inputs: Mapping[str, Path],
-    fresh: Path,
-    limits: Limits,
-    progress: ProgressCallback,
-    stop: Callable[[], bool],
-    device: Device,
-    expected: Sequence[Expected] | None = None,
-) -> _Run:
-    """Run the runner in a sandbox; what it sends lies in `fresh` afterwards, unchecked."""
-    tier = require_isolation()
-    minutes = submission.resources.minutes
-    if minutes is not None and minutes * 60 < limits.wall_seconds:
-        limits = Limits(**{**vars(limits), "wall_seconds": minutes * 60})
-    job_folder, copy = fresh / "job", fresh / "submission"
-    job_folder.mkdir()
-    copy.mkdir()
-    copy_submission(folder, copy)
-    job |= {"entry_point": submission.entry_point, "parameters": submission.parameters}
-    try:
-        (job_folder / "job.json").write_text(json.dumps(job, default=str))
-    except ValueError as error:
-        raise SubmissionError(f"the parameters cannot be written as JSON: {error}", where="submission.toml, parameters") from error
-    for name, path in inputs.items():
-        shutil.copyfile(path, job_folder / name)
-    for path in (fresh, job_folder, *job_folder.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    each = expected if expected is not None else [session.expected for session in staged.predicted]
-    files = {f"{PREDICTIONS}/{one.session}.npz": one.largest_file for one in each}
-    if expected is None:
-        files[STATE] = limits.output_bytes
-    reader = ResultReader(fresh, files, progress)
-    try:
-        outcome = run_isolated(
-            [sys.executable, "-I", "-B", "-m", RUNNER],
-            tier=tier,
-            limits=limits,
-            read_only={"/submission": copy, "/staged": staged_folder, "/job": job_folder},
-            devices=device.nodes,
-            receive=reader.feed,
-            stop=stop,
-        )
-    except OSError as error:
-        raise PlatformError(f"results cannot be kept: {error}", where=fresh, advice="Make room on this machine") from error
-    finally:
-        reader.close()
-    return _Run(outcome, reader, str(tier), _error(outcome, reader, limits))
+@dataclass(frozen=True)
+class _Sandboxed:
+    """Where and how the runner runs; what it sends lies in `fresh` afterwards, unchecked."""
+
+    staged_folder: Path
+    fresh: Path
+    limits: Limits
+    progress: ProgressCallback
+    stop: Callable[[], bool]
+    device: Device
+
+    def run(
+        self,
+        folder: Path,
+        submission: Submission,
+        job: dict[str, Any],
+        inputs: Mapping[str, Path],
+        expected: Sequence[Expected],
+        checkpoints: KeptCheckpoints | None = None,
+    ) -> _Run:
+        """Run a job; `inputs` are files that it finds in its folder, and a state is taken where it may train."""
+        tier = require_isolation()
+        limits, minutes = self.limits, submission.resources.minutes
+        if minutes is not None:
+            limits = replace(limits, wall_seconds=min(limits.wall_seconds, minutes * 60))
+        job_folder, copy = self.fresh / "job", self.fresh / "submission"
+        job_folder.mkdir()
+        copy.mkdir()
+        copy_submission(folder, copy)
+        job |= {"device": self.device.name, "entry_point": submission.entry_point, "parameters": submission.parameters}
+        job["checkpoint_seconds"] = limits.checkpoint_seconds if checkpoints else None
+        try:
+            (job_folder / "job.json").write_text(json.dumps(job, default=str))
+        except ValueError as error:
+            raise SubmissionError(f"the parameters cannot be written as JSON: {error}", where="submission.toml, parameters") from error
+        for name, path in inputs.items():
+            shutil.copyfile(path, job_folder / name)
+        for path in (self.fresh, job_folder, *job_folder.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        files = {f"{PREDICTIONS}/{one.session}.npz": one.largest_file for one in expected}
+        if job["mode"] == "evaluate":
+            files[STATE] = limits.output_bytes
+        rules = CheckpointRules(checkpoints.keep, limits.output_bytes, limits.checkpoint_seconds / 2) if checkpoints else None
+        reader = ResultReader(self.fresh, files, self.progress, rules)
+        energy = start_counting(self.device.gpu)
+        try:
+            outcome = run_isolated(
+                [sys.executable, "-I", "-B", "-m", RUNNER],
+                tier=tier,
+                limits=limits,
+                read_only={"/submission": copy, "/staged": self.staged_folder, "/job": job_folder},
+                devices=self.device.nodes,
+                receive=reader.feed,
+                stop=self.stop,
+            )
+        except OSError as error:
+            raise PlatformError(f"results cannot be kept: {error}", where=self.fresh, advice="Make room on this machine") from error
+        finally:
+            reader.close()
+        return _Run(outcome, reader, str(tier), energy(), _error(outcome, reader, limits))
 
 
 def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> SubmissionError | ResourceLimitError | None:
@@ -306,9 +341,8 @@ def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> Submission
         return ResourceLimitError(f"out of time: longer than {limits.wall_seconds:.0f} s", where=where, advice=advice)
     if outcome.status == "memory":
         return memory
-    if outcome.status in ("output", "console"):
-        what, limit = ("results", limits.output_bytes) if outcome.status == "output" else ("printed text", limits.console_bytes)
-        return ResourceLimitError(f"more than {limit // 1024**2} MB of {what}", where=where, advice="Write less")
+    if outcome.status == "console":
+        return ResourceLimitError(f"more than {limits.console_bytes // 1024**2} MB of printed text", where=where, advice="Print less")
     if outcome.status == "stopped" or (outcome.status == "exited" and outcome.exit_code == 0 and reader.done):
         return None
     if outcome.refused_forks:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,42 @@ import numpy as np
 
 from sensorium_pipeline.errors import SensoriumError
 from sensorium_pipeline.submissions.arrays import write_arrays
-from sensorium_pipeline.submissions.interface import Context, Model, TrainableModel
+from sensorium_pipeline.submissions.interface import Context, Model, NoCheckpoints, TrainableModel
 from sensorium_pipeline.submissions.staging import Staged, load_staged
 from sensorium_pipeline.submissions.transfer import ReportedError, ResultWriter
 from sensorium_pipeline.training.data import SessionDescription, TrialInputs
 
 RESULT_DESCRIPTOR = 3
 SUBMISSION, STAGED, JOB = Path("/submission"), Path("/staged"), Path("/job")
+CHECKPOINT = "checkpoint"
 LONGEST_TEXT = 1000
 
 
 class Unusable(Exception):
     """The submission returned something that cannot be used; a plain message for its team."""
+
+
+class SentCheckpoints:
+    """Checkpoints that leave through the result stream; the last of an interrupted run lies in the job's folder."""
+
+    def __init__(self, results: ResultWriter, seconds_between: float) -> None:
+        self._results, self._seconds_between = results, seconds_between
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last one is long enough ago."""
+        return time.monotonic() - self._last >= self._seconds_between
+
+    def save(self, content: bytes) -> None:
+        """Send one where it is due."""
+        if self.due():
+            self._results.checkpoint(content)
+            self._last = time.monotonic()
+
+    def latest(self) -> bytes | None:
+        """The last one of an interrupted run."""
+        file = JOB / CHECKPOINT
+        return file.read_bytes() if file.exists() else None
 
 
 def main() -> None:
@@ -39,6 +64,8 @@ def main() -> None:
     try:
         job = json.loads((JOB / "job.json").read_text())
         staged = load_staged(STAGED)
+        if job["smoke_trials"] is not None:
+            staged = staged.slice_of(job["smoke_trials"])
         results.started()
         model = _build(job, staged, results)
         if job["mode"] == "evaluate":
@@ -65,6 +92,7 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
     build = getattr(importlib.import_module(module), function, None)
     if not callable(build):
         raise Unusable(f"{module} has no function {function}")
+    seconds = job["checkpoint_seconds"]
     context = Context(
         sessions=tuple(session.data.description for session in staged.sessions),
         track=staged.track,
@@ -73,6 +101,9 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
         parameters=job["parameters"],
         folder=SUBMISSION,
         progress=results.progress,
+        epoch=results.epoch,
+        checkpoints=NoCheckpoints() if seconds is None else SentCheckpoints(results, seconds),
+        smoke_run=job["smoke_trials"] is not None,
     )
     model = build(context)
     if not callable(getattr(model, "predict", None)):

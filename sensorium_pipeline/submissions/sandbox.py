@@ -1,7 +1,8 @@
 """Run one command in a sandbox: no network, no files but those handed in, no privileges, and a definite end.
 
-What comes out is one stream of bytes through an inherited pipe (descriptor 3 inside), capped and never interpreted here, and what the
-command printed (capped, for organisers only: a print could carry hidden stimuli out). No folder of the host can be written.
+What comes out is one stream of bytes through an inherited pipe (descriptor 3 inside), never interpreted here and limited by whoever
+receives it, and what the command printed (capped, for organisers only: a print could carry hidden stimuli out). No folder of the host
+can be written.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ MEBIBYTE = 1024**2
 OWN_PROCESSES = 4
 POLL_SECONDS = 0.1
 
-Status = Literal["exited", "timeout", "memory", "output", "console", "protocol", "stopped"]
+Status = Literal["exited", "timeout", "memory", "console", "protocol", "stopped"]
 
 
 class IsolationTier(StrEnum):
@@ -53,8 +54,9 @@ class Limits:
         processes: processes and threads inside at any time.
         threads: threads that numeric libraries start by themselves; one, as there is a worker a core, and sums do not depend on it then.
         disk_bytes: private temporary files (/tmp, and as much again in /dev/shm).
-        output_bytes: the result stream: predictions and trained state.
+        output_bytes: the trained state, and each checkpoint; predictions have a size that is known.
         console_bytes: what is printed.
+        checkpoint_seconds: between two checkpoints.
     """
 
     wall_seconds: float = 3600.0
@@ -64,6 +66,7 @@ class Limits:
     disk_bytes: int = 1024 * MEBIBYTE
     output_bytes: int = 2 * 1024 * MEBIBYTE
     console_bytes: int = 4 * MEBIBYTE
+    checkpoint_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Outcome:
         status: "exited" by itself, or why it was killed ("memory": the kernel killed it at the cap; "protocol": the receiver of the
             result stream refused it, see `refusal`; "stopped": the caller asked).
         exit_code: of the command, 128 + signal number when it was killed by one; None when the sandbox was killed.
+        peak_memory_bytes: of all its processes together; where there is no control group, of the largest one.
         refused_forks: how often a new process or thread was refused at the cap.
         console: what was printed to standard output and error, together, capped.
     """
@@ -238,7 +242,6 @@ class _Run:
     ) -> None:
         self._group, self._limits, self._receive, self._stop = group, limits, receive, stop
         self._console = bytearray()
-        self._received = 0
         self._status: Status | None = None
         self._refusal: SubmissionError | ResourceLimitError | None = None
         self._started = time.monotonic()
@@ -284,7 +287,8 @@ class _Run:
         finally:
             # Also when a receiver failed on our side: nothing of the run outlives this call.
             self._kill()
-            process.wait()
+            _, status, self._used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
             usage = self._group.usage()
             watched.close()
             os.close(ended)
@@ -315,21 +319,17 @@ class _Run:
             self._console += data[: self._limits.console_bytes - len(self._console)]
             if len(self._console) >= self._limits.console_bytes:
                 self._status = self._status or "console"
-        else:
-            self._received += len(data)
-            if self._received > self._limits.output_bytes:
-                self._status = self._status or "output"
-            elif data and self._receive is not None and self._status is None:
-                try:
-                    self._receive(data)
-                except (SubmissionError, ResourceLimitError) as refusal:
-                    self._refusal, self._status = refusal, "protocol"
+        elif data and self._receive is not None and self._status is None:
+            try:
+                self._receive(data)
+            except (SubmissionError, ResourceLimitError) as refusal:
+                self._refusal, self._status = refusal, "protocol"
         return bool(data)
 
     def _kill(self) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        # Nobody has waited for it yet, so the number is still its own even where it has ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._group.kill()
 
     def _outcome(self, usage: Usage) -> Outcome:
@@ -337,11 +337,14 @@ class _Run:
         if usage.memory_kills and status in ("exited", "protocol", "timeout"):
             status = "memory"
         code = self._process.returncode
+        if status == "exited" and code == -signal.SIGKILL:
+            # Processes inside see neither bubblewrap nor its number, so it was not the submission.
+            raise PlatformError("the sandbox was killed from outside", where="sandbox", advice="It is tried again")
         return Outcome(
             status=status,
             exit_code=None if self._status is not None else (code if code >= 0 else 128 - code),
             wall_seconds=time.monotonic() - self._started,
-            peak_memory_bytes=usage.peak_memory_bytes,
+            peak_memory_bytes=usage.peak_memory_bytes or self._used.ru_maxrss * 1024,
             refused_forks=usage.refused_forks,
             console=bytes(self._console),
             refusal=self._refusal,

@@ -1,6 +1,6 @@
-"""The one stream by which anything leaves a sandbox: progress, files, an error, the end.
+"""The one stream by which anything leaves a sandbox: progress, the learning curve, checkpoints, files, an error, the end.
 
-A frame is a 4-byte length, a JSON header of that length, and for files the bytes of the file. The writer runs inside beside the
+A frame is a 4-byte length, a JSON header of that length, and for files and checkpoints their bytes. The writer runs inside beside the
 submission's code, so the reader takes every byte as hostile: only expected files, of expected size at most, and text cut short.
 """
 
@@ -10,10 +10,10 @@ import os
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sensorium_pipeline.errors import ResourceLimitError, SubmissionError
 from sensorium_pipeline.progress import Progress, ProgressCallback
@@ -22,6 +22,8 @@ LENGTH = struct.Struct("<I")
 LARGEST_HEADER = 16384
 LARGEST_MESSAGE = 400
 MOST_FRAMES = 100_000
+MOST_EPOCHS = 10_000
+ARRIVING = "checkpoint.arriving"
 SECONDS_BETWEEN_PROGRESS = 0.1
 # Progress is shown outside, so it is held to these words and a few numbers: "epoch 3: loss 1.25, validation 0.31".
 WORD = re.compile(
@@ -43,6 +45,29 @@ class ReportedError:
     advice: str
 
 
+class Epoch(NamedTuple):
+    """One point of a learning curve, as the submission says: number from 1, loss and validation score (None: not a number)."""
+
+    number: int
+    loss: float | None
+    validation: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointRules:
+    """What the reader does with checkpoints.
+
+    Attributes:
+        keep: called with each one, a file that is gone when it returns; its bytes are opaque to this side.
+        largest: bytes of one.
+        seconds_between: one that comes sooner after the last that was kept is dropped.
+    """
+
+    keep: Callable[[Path], None]
+    largest: int
+    seconds_between: float
+
+
 class ResultWriter:
     """The end inside the sandbox."""
 
@@ -62,6 +87,14 @@ class ResultWriter:
             self._last_progress = now
             header = {"stage": progress.stage[:64], "done": progress.done, "total": progress.total, "detail": progress.detail[:128]}
             self._send({"kind": "progress", **header})
+
+    def epoch(self, number: int, loss: float, validation: float) -> None:
+        """Report a point of the learning curve."""
+        self._send({"kind": "epoch", "number": number, "loss": float(loss), "validation": float(validation)})
+
+    def checkpoint(self, content: bytes | memoryview) -> None:
+        """Send a checkpoint."""
+        self._send({"kind": "checkpoint", "size": len(content)}, content)
 
     def file(self, name: str, content: bytes | memoryview) -> None:
         """Send a whole file."""
@@ -93,15 +126,21 @@ class ResultReader:
         folder: of the host, private to this run.
         files: expected names -> largest size in bytes.
         progress: called at most ten times a second.
+        checkpoints: what to do with checkpoints; left out, there must be none.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, int], progress: ProgressCallback) -> None:
-        self._folder, self._files, self._progress = folder, files, progress
+    def __init__(
+        self, folder: Path, files: Mapping[str, int], progress: ProgressCallback, checkpoints: CheckpointRules | None = None
+    ) -> None:
+        self._folder, self._files, self._progress, self._checkpoints = folder, files, progress, checkpoints
         self._buffer = bytearray()
         self._open: BinaryIO | None = None
+        self._arriving: Path | None = None  # a checkpoint
         self._missing_bytes = 0
         self._frames = 0
         self._last_progress = 0.0
+        self._last_checkpoint = -math.inf
+        self._epochs: dict[int, Epoch] = {}
         self.received: set[str] = set()
         self.error: ReportedError | None = None
         self.started = False
@@ -124,6 +163,7 @@ class ResultReader:
                 if self._missing_bytes:
                     return
                 self.close()
+                self._keep_checkpoint()
             elif len(self._buffer) < LENGTH.size:
                 return
             else:
@@ -163,12 +203,49 @@ class ResultReader:
                 )
             elif kind == "progress":
                 self._show(header)
+            elif kind == "epoch":
+                self._take_epoch(header)
+            elif kind == "checkpoint":
+                self._start_checkpoint(header["size"])
             elif kind == "file":
                 self._start_file(header["name"], header["size"])
             else:
                 raise _broken("an unknown kind of frame")
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise _broken("a header is not what was agreed") from error
+
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The learning curve; of two points of one epoch the later."""
+        return tuple(self._epochs[number] for number in sorted(self._epochs))
+
+    def _take_epoch(self, header: Mapping[str, Any]) -> None:
+        number = header["number"]
+        if type(number) is not int or not 0 < number <= MOST_EPOCHS:
+            raise _broken("an epoch of no usable number")
+        self._epochs[number] = Epoch(number, _finite(header["loss"]), _finite(header["validation"]))
+
+    def _start_checkpoint(self, size: object) -> None:
+        rules = self._checkpoints
+        if rules is None:
+            raise _broken("a checkpoint that was not asked for")
+        if type(size) is not int or not 0 < size <= rules.largest:
+            raise ResourceLimitError(
+                f"a checkpoint is empty, or larger than {rules.largest} bytes", where="checkpoint", advice="Keep less in it"
+            )
+        if time.monotonic() - self._last_checkpoint < rules.seconds_between:
+            # Nobody is hurt by one that is dropped, while storing one after the other would keep the store busy.
+            self._open = Path(os.devnull).open("wb")  # noqa: SIM115
+        else:
+            self._arriving = self._folder / ARRIVING
+            self._open = self._arriving.open("wb")
+        self._missing_bytes = size
+
+    def _keep_checkpoint(self) -> None:
+        if self._arriving is not None and self._checkpoints is not None:
+            self._checkpoints.keep(self._arriving)
+            self._arriving.unlink()
+            self._arriving, self._last_checkpoint = None, time.monotonic()
 
     def _start_file(self, name: object, size: object) -> None:
         if not isinstance(name, str) or name not in self._files or name in self.received:
@@ -199,6 +276,11 @@ def _plain(text: str) -> str:
     words = re.split(r"[ ,:;/()=]+", text.strip())
     plain = len(words) <= MOST_WORDS and all(WORD.fullmatch(word) or NUMBER.fullmatch(word) for word in words if word)
     return text.strip() if plain else ""
+
+
+def _finite(value: object) -> float | None:
+    number = float(value)  # type: ignore[arg-type]  # what is no number is refused by the caller
+    return number if math.isfinite(number) else None
 
 
 def _text(value: object, longest: int) -> str:
