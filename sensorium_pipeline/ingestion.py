@@ -101,7 +101,7 @@ def ingest_plane(
         extraction = extract_plane(
             session.plane(plane),
             frame_rate=session.frame_rate,
-            pixel_size=session.description.pixel_size[0],
+            pixel_size=session.description.planes[plane].pixel_size[0],
             bidirectional=session.bidirectional,
             parameters=parameters,
             scratch=Path(scratch),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium_pipeline.recordings.digest import digest_of_files
+from sensorium_pipeline.recordings.geometry import PlaneGeometry
 from sensorium_pipeline.recordings.movie import Movie
 
 Role = Literal["open", "competition"]
@@ -35,8 +36,7 @@ class RecordingDescription(BaseModel):
         indicator: calcium indicator, "GCaMP6s".
         optics: microscope and objective, free text.
         area: brain area, "V1".
-        pixel_size: edge of a pixel in micrometres, (y, x).
-        plane_depths: depth of every plane below the surface in micrometres.
+        planes: where every plane lies in the tissue, in the order of the movies.
         role: "open" when the whole session is released, "competition" when its hidden tiers are kept back.
         track: of a competition session; None for an open one, which serves both.
     """
@@ -49,8 +49,7 @@ class RecordingDescription(BaseModel):
     indicator: str = Field(min_length=1)
     optics: str = ""
     area: str = "V1"
-    pixel_size: tuple[float, float]
-    plane_depths: tuple[float, ...]
+    planes: tuple[PlaneGeometry, ...] = Field(min_length=1)
     role: Role
     track: Track | None = None
 
@@ -115,10 +114,11 @@ class RawSession:
     Attributes:
         path: folder it was read from.
         description: what is known of it beside the samples.
-        movies: one a plane, in the order scanned; each has `volumes` frames.
+        movies: one a plane, in the order scanned; each has `volumes` frames. Planes of a scan of several fields of view may differ in
+            size.
         frame_rate: volumes a second.
         frame_times: start of every volume (volumes,), seconds; the first is zero.
-        plane_delays: start of every plane after its volume's start (planes,), seconds.
+        plane_delays: start of every plane's first line after its volume's start (planes,), seconds.
         line_period: seconds from the start of a line to the start of the next.
         bidirectional: whether every other line was scanned backwards.
         stimulus: presentations in the order shown.

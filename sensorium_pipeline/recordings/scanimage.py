@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.movie import Frames, check_range
+from sensorium_pipeline.recordings.scan_fields import ScanField
 from sensorium_pipeline.recordings.scanimage_header import FrameDescription, ScanHeader, parse_frame_description, parse_header
 from sensorium_pipeline.recordings.tiff import ARTIST, DESCRIPTION, SOFTWARE, PageTable, read_page_table
 
@@ -18,22 +19,23 @@ _MISSING = "Copy the missing files of the recording into the folder."
 
 @dataclass(frozen=True)
 class ScanImageMovie:
-    """One plane and channel of a recording, frames in time; picklable, reads only the pages that it returns."""
+    """One plane and channel of a recording, frames in time; picklable, reads only the lines of the pages that it returns."""
 
     tables: tuple[PageTable, ...]
     frames: int
+    field: ScanField
     first_page: int
     page_step: int
 
     @property
     def height(self) -> int:
         """Lines of a frame."""
-        return self.tables[0].first.height
+        return self.field.height
 
     @property
     def width(self) -> int:
         """Pixels of a line."""
-        return self.tables[0].first.width
+        return self.field.width
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -49,7 +51,7 @@ class ScanImageMovie:
         for table in self.tables:
             here = np.flatnonzero((pages >= before) & (pages < before + len(table)))
             if len(here):
-                table.read_frames(pages[here] - before, out[here[0] : here[-1] + 1])
+                table.read_frames(pages[here] - before, out[here[0] : here[-1] + 1], self.field.first_line)
             before += len(table)
         return out
 
@@ -74,14 +76,15 @@ class ScanImageRecording:
     last: FrameDescription
 
     def plane(self, index: int, channel: int = 0) -> ScanImageMovie:
-        """The movie of a plane; `channel` counts the saved channels from 0."""
-        channels = len(self.header.channels)
-        if not 0 <= index < self.header.planes or not 0 <= channel < channels:
+        """The movie of a plane (see `ScanHeader.fields`); `channel` counts the saved channels from 0."""
+        channels, fields = len(self.header.channels), self.header.fields
+        if not 0 <= index < len(fields) or not 0 <= channel < channels:
             raise InputError(
-                f"plane {index}, channel {channel} was asked for, and there are {self.header.planes} and {channels}",
+                f"plane {index}, channel {channel} was asked for, and there are {len(fields)} and {channels}",
                 where=self.tables[0].path.parent,
             )
-        return ScanImageMovie(self.tables, self.volumes, index * channels + channel, self.header.frames_per_volume * channels)
+        field = fields[index]
+        return ScanImageMovie(self.tables, self.volumes, field, field.slice * channels + channel, self.header.frames_per_volume * channels)
 
     def frame_timestamps(self) -> NDArray[np.float64]:
         """Time stamps of all frames (frames,) in seconds, as the headers give them; walks through every page.
@@ -119,13 +122,6 @@ def open_scanimage(paths: Sequence[Path]) -> ScanImageRecording:
     tables = [read_page_table(path) for path in sorted(paths)]
     header = _header(tables[0])
     channels = len(header.channels)
-    page = tables[0].first
-    if (page.height, page.width) != (header.lines, header.pixels):
-        raise InputError(
-            f"frames are {page.height} x {page.width} pixels, and SI.hRoiManager says {header.lines} lines of {header.pixels} pixels",
-            where=tables[0].path,
-            advice="The file is not the one that this header was written for.",
-        )
     bounds = [_bounds(table, channels) for table in tables]
     order = sorted(range(len(tables)), key=lambda index: bounds[index][0].number)
     ordered, bounds = [tables[index] for index in order], [bounds[index] for index in order]
@@ -145,7 +141,8 @@ def open_scanimage(paths: Sequence[Path]) -> ScanImageRecording:
 
 
 def _header(table: PageTable) -> ScanHeader:
-    return parse_header(table.text(0, SOFTWARE), table.text(0, ARTIST), table.path)
+    page = (table.first.height, table.first.width)
+    return parse_header(table.text(0, SOFTWARE), table.text(0, ARTIST), page, table.path)
 
 
 def _bounds(table: PageTable, channels: int) -> tuple[FrameDescription, FrameDescription]:

@@ -5,13 +5,13 @@ the ImageDescription of every page its frame number and time stamps. Source: Sca
 https://docs.scanimage.org/Appendix/ScanImage+BigTiff+Specification.html.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.scan_fields import ScanField, lay_out_fields, region_count
 
 Value = float | bool | str | list["Value"]
 
@@ -41,29 +41,31 @@ class ScanHeader:
 
     Attributes:
         channels: numbers of the saved channels.
-        planes: planes of a volume.
+        slices: pages of a volume that hold an image, which is its number of depths.
         frames_per_volume: frames of a volume as written, flyback frames included (they come last).
-        depths: z of every plane in micrometres, as the header gives them; empty where it gives none.
-        frame_rate: frames a second, over all planes.
+        fields: the planes of the recording, slice by slice: one in each slice, or several in a scan of several regions of interest.
+        several_regions: whether the pages hold several fields of view.
+        frame_rate: frames a second, over all slices.
         volume_rate: volumes a second.
         line_period: seconds from line to line.
         bidirectional: whether every other line was scanned backwards.
-        lines, pixels: size of a frame (y, x).
-        pixel_size: (y, x) in micrometres from the field of view; None where the header lacks it.
+        uniform_sampling: whether a resonant mirror swept the line while its pixels were cut at equal times, so that they are unequal in
+            the tissue; otherwise ScanImage has made them equal.
+        fill_fraction: part of the resonant mirror's half period that the line covers; None where the header does not say it.
         planned_volumes: volumes that were asked for; None when the scan ran until it was stopped.
     """
 
     channels: tuple[int, ...]
-    planes: int
+    slices: int
     frames_per_volume: int
-    depths: tuple[float, ...]
+    fields: tuple[ScanField, ...]
+    several_regions: bool
     frame_rate: float
     volume_rate: float
     line_period: float
     bidirectional: bool
-    lines: int
-    pixels: int
-    pixel_size: tuple[float, float] | None
+    uniform_sampling: bool
+    fill_fraction: float | None
     planned_volumes: int | None
 
 
@@ -87,8 +89,13 @@ def parse_frame_description(text: str, path: Path, page: int) -> FrameDescriptio
     return FrameDescription(number, stamp)
 
 
-def parse_header(software: str, artist: str, path: Path) -> ScanHeader:
+def parse_header(software: str, artist: str, page: tuple[int, int], path: Path) -> ScanHeader:
     """Read the Software and Artist tags of a file's first page.
+
+    Args:
+        software, artist: texts of the tags.
+        page: lines and pixels of the page.
+        path: file, for errors.
 
     Raises:
         InputError: naming the file and the field that is missing, unreadable or not supported.
@@ -96,25 +103,17 @@ def parse_header(software: str, artist: str, path: Path) -> ScanHeader:
     header = _Header(dict(_LINE.findall(software)), path)
     if not header.fields:
         raise InputError("has no ScanImage header (the Software tag)", where=path, advice=_ADVICE)
-    if header.flag("SI.hRoiManager.mroiEnable", False):
-        raise InputError(
-            "SI.hRoiManager.mroiEnable is true: pages with several fields of view are not read yet",
-            where=path,
-            advice="Cut the fields into one file each, and give those.",
-        )
     channels = header.numbers("SI.hChannels.channelSave")
     volumetric = header.flag("SI.hStackManager.enable", False) or header.flag("SI.hFastZ.enable", False)
-    planes = header.whole("SI.hStackManager.numSlices") if volumetric else 1
-    written = planes
+    slices = header.whole("SI.hStackManager.numSlices") if volumetric else 1
+    _check_order_of_frames(header, slices)
+    written = slices
     for name in ("SI.hStackManager.numFramesPerVolumeWithFlyback", "SI.hFastZ.numFramesPerVolume"):
         if volumetric and name in header.fields and (value := header.numbers(name)):
             written = int(value[0])
             break
-    if written < planes:
-        raise InputError(f"{written} frames a volume are fewer than {planes} slices", where=path, advice=_ADVICE)
-    planned = header.numbers("SI.hStackManager.actualNumVolumes") or header.numbers("SI.hFastZ.numVolumes")
-    lines, pixels = header.whole("SI.hRoiManager.linesPerFrame"), header.whole("SI.hRoiManager.pixelsPerLine")
-    depths = tuple(header.numbers("SI.hStackManager.zs")) if volumetric else ()
+    if written < slices:
+        raise InputError(f"{written} frames a volume are fewer than {slices} slices", where=path, advice=_ADVICE)
     frame_rate = header.positive("SI.hRoiManager.scanFrameRate")
     volume_rate = header.positive("SI.hRoiManager.scanVolumeRate")
     if not math.isclose(frame_rate, volume_rate * written, rel_tol=0.01):
@@ -123,31 +122,75 @@ def parse_header(software: str, artist: str, path: Path) -> ScanHeader:
             where=path,
             advice=_ADVICE,
         )
+    several = header.flag("SI.hRoiManager.mroiEnable", False)
+    line_period = header.positive("SI.hRoiManager.linePeriod")
+    given = header.numbers("SI.hStackManager.zs")
+    depths: list[float | None] = list(given) if len(given) == slices else [None] * slices
+    scanner = header.text("SI.hScan2D.scanMode") + header.text("SI.hScan2D.scannerType")
+    fill = header.numbers("SI.hScan2D.fillFractionTemporal")
     return ScanHeader(
         channels=tuple(int(channel) for channel in channels) or (1,),
-        planes=planes,
+        slices=slices,
         frames_per_volume=written,
-        depths=depths if len(depths) == planes else (),
+        fields=_several_fields(header, artist, depths, page, line_period) if several else _one_field(header, artist, depths, page),
+        several_regions=several,
         frame_rate=frame_rate,
         volume_rate=volume_rate,
-        line_period=header.positive("SI.hRoiManager.linePeriod"),
+        line_period=line_period,
         bidirectional=header.flag("SI.hScan2D.bidirectional", False),
-        lines=lines,
-        pixels=pixels,
-        pixel_size=_pixel_size(header.numbers("SI.hRoiManager.imagingFovUm"), artist, lines, pixels),
-        planned_volumes=int(planned[0]) if planned and math.isfinite(planned[0]) and planned[0] > 1 else None,
+        uniform_sampling=header.flag("SI.hScan2D.uniformSampling", False) and scanner.lower().startswith(("res", "rg")),
+        fill_fraction=fill[0] if fill and 0 < fill[0] < 1 else None,
+        planned_volumes=_planned(header, volumetric),
     )
+
+
+def _check_order_of_frames(header: "_Header", slices: int) -> None:
+    """Refuse scans whose frames do not come volume by volume."""
+    if (averaged := header.numbers("SI.hScan2D.logAverageFactor")) and averaged[0] > 1:
+        raise InputError(
+            f"SI.hScan2D.logAverageFactor is {averaged[0]:g}: frames were averaged while they were saved",
+            where=header.path,
+            advice="Record every frame; averages have lost the time of their frames.",
+        )
+    per_slice = header.numbers("SI.hStackManager.framesPerSlice")
+    if slices > 1 and (header.text("SI.hStackManager.stackMode") == "slow" or (per_slice and per_slice[0] > 1)):
+        raise InputError(
+            f"the scan is a stack of {slices} slices, each scanned {per_slice[0] if per_slice else 1:g} times before the next "
+            "(SI.hStackManager.framesPerSlice), and not volume by volume",
+            where=header.path,
+            advice="Give a recording over time: one frame a slice.",
+        )
+
+
+def _planned(header: "_Header", volumetric: bool) -> int | None:
+    names = ("SI.hStackManager.actualNumVolumes", "SI.hFastZ.numVolumes") if volumetric else ("SI.hStackManager.framesPerSlice",)
+    planned = next((numbers[0] for name in names if (numbers := header.numbers(name))), math.nan)
+    return int(planned) if math.isfinite(planned) and planned > 1 else None
+
+
+def _one_field(header: "_Header", artist: str, depths: list[float | None], page: tuple[int, int]) -> tuple[ScanField, ...]:
+    lines, pixels = header.whole("SI.hRoiManager.linesPerFrame"), header.whole("SI.hRoiManager.pixelsPerLine")
+    if page != (lines, pixels):
+        raise InputError(
+            f"frames are {page[0]} x {page[1]} pixels, and SI.hRoiManager says {lines} lines of {pixels} pixels",
+            where=header.path,
+            advice="The file is not the one that this header was written for.",
+        )
+    size = _pixel_size(header.numbers("SI.hRoiManager.imagingFovUm"), artist, lines, pixels)
+    return tuple(ScanField(index, 0, lines, pixels, depth, size) for index, depth in enumerate(depths))
+
+
+def _several_fields(
+    header: "_Header", artist: str, depths: list[float | None], page: tuple[int, int], line_period: float
+) -> tuple[ScanField, ...]:
+    fly_to = header.numbers("SI.hScan2D.flytoTimePerScanfield")
+    lines = fly_to[0] / line_period if fly_to and 0 <= fly_to[0] < 1 else None
+    return lay_out_fields(artist, depths, page, header.positive("SI.objectiveResolution"), lines, header.path)
 
 
 def _pixel_size(corners: list[float], artist: str, lines: int, pixels: int) -> tuple[float, float] | None:
     """Micrometres a pixel from the corners of the field (x, y pairs), when the fields in the Artist tag agree with one field."""
-    if len(corners) != 8 or not all(math.isfinite(corner) for corner in corners):
-        return None
-    try:
-        rois = json.loads(artist)["RoiGroups"]["imagingRoiGroup"]["rois"] if artist.strip() else None
-    except (ValueError, KeyError, TypeError):
-        rois = None
-    if isinstance(rois, list) and len(rois) > 1:
+    if len(corners) != 8 or not all(math.isfinite(corner) for corner in corners) or region_count(artist) > 1:
         return None
     xs, ys = corners[0::2], corners[1::2]
     size = ((max(ys) - min(ys)) / lines, (max(xs) - min(xs)) / pixels)
@@ -181,6 +224,11 @@ class _Header:
         if value != int(value):
             raise InputError(f"{name} is {value:g}, not a whole number", where=self.path, advice=_ADVICE)
         return int(value)
+
+    def text(self, name: str) -> str:
+        """A quoted text; "" where the field is absent or something else."""
+        value = parse_value(self.fields[name]) if name in self.fields else ""
+        return value if isinstance(value, str) else ""
 
     def flag(self, name: str, default: bool) -> bool:
         if name not in self.fields:

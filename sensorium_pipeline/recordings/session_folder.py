@@ -1,7 +1,7 @@
 """Reading a raw session folder, as a rig leaves it.
 
 session.toml                    [session] animal, session, scan; [recording] indicator, optics, area and what the scan headers do
-                                not say (pixel_size um, plane_depths um); [release] role, track
+                                not say (pixel_size um, plane_depths um, channel); [release] role, track
 scans/*.tif                     ScanImage BigTIFF files of one recording
 stimulus/presentations.csv      image_id, onset, offset (seconds on the clock of the stimulus machine), in the order shown
 stimulus/images.csv             image_id, image_set (single, test, final_test), a row for each image of
@@ -24,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.beside import read_pupil, read_treadmill
 from sensorium_pipeline.recordings.clocks import longest_block
+from sensorium_pipeline.recordings.geometry import PlaneGeometry
 from sensorium_pipeline.recordings.raw_session import RawSession, RecordingDescription
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, open_scanimage
+from sensorium_pipeline.recordings.scanimage_header import ScanHeader
 from sensorium_pipeline.recordings.stimulus import read_images, read_presentations
 from sensorium_pipeline.recordings.sync import SyncFile
 
@@ -53,6 +55,7 @@ class _RecordingTable(BaseModel):
     area: str = "V1"
     pixel_size: tuple[float, float] | None = None
     plane_depths: tuple[float, ...] | None = None
+    channel: int | None = None
 
 
 class _ReleaseTable(BaseModel):
@@ -82,6 +85,7 @@ def open_session(path: Path) -> RawSession:
     toml = _read_toml(path / SESSION_FILE)
     recording = open_scanimage(_scan_files(path / SCANS))
     description = _describe(path, toml, recording, warnings)
+    channel = _channel(path / SESSION_FILE, toml.recording.channel, recording.header.channels, warnings)
     sync = SyncFile(path / SYNC, description.name)
     frame_times, plane_delays, zero = _frame_times(recording, sync, path, warnings)
     end = float(frame_times[-1] + 1 / recording.header.volume_rate)
@@ -99,7 +103,7 @@ def open_session(path: Path) -> RawSession:
     return RawSession(
         path=path,
         description=description,
-        movies=tuple(recording.plane(plane) for plane in range(recording.header.planes)),
+        movies=tuple(recording.plane(plane, channel) for plane in range(len(description.planes))),
         frame_rate=float((len(frame_times) - 1) / frame_times[-1]) if len(frame_times) > 1 else recording.header.volume_rate,
         frame_times=frame_times,
         plane_delays=plane_delays,
@@ -143,20 +147,7 @@ def _scan_files(folder: Path) -> list[Path]:
 
 def _describe(path: Path, toml: _SessionToml, recording: ScanImageRecording, warnings: list[str]) -> RecordingDescription:
     header, file = recording.header, path / SESSION_FILE
-    pixel_size = toml.recording.pixel_size or header.pixel_size
-    if pixel_size is None or min(pixel_size) <= 0:
-        raise InputError(
-            "recording.pixel_size is not known: neither this file nor the scan header says it", where=file, advice="Add it, (y, x) in um."
-        )
-    if header.pixel_size and any(abs(a / b - 1) > 0.05 for a, b in zip(pixel_size, header.pixel_size, strict=True)):
-        warnings.append(f"recording.pixel_size is {pixel_size} um in {SESSION_FILE} (used) and {header.pixel_size} um in the scan header")
-    depths = toml.recording.plane_depths or header.depths
-    if len(depths) != header.planes:
-        raise InputError(
-            f"recording.plane_depths has {len(depths)} entries, and the scan {header.planes} planes",
-            where=file,
-            advice="Give the depth of every plane in um, in the order scanned.",
-        )
+    planes = _planes(file, toml.recording, recording.header, warnings)
     release = toml.release
     if release.role == "competition" and release.track is None:
         raise InputError(
@@ -174,8 +165,7 @@ def _describe(path: Path, toml: _SessionToml, recording: ScanImageRecording, war
             indicator=toml.recording.indicator,
             optics=toml.recording.optics,
             area=toml.recording.area,
-            pixel_size=pixel_size,
-            plane_depths=depths,
+            planes=planes,
             role=release.role,  # type: ignore[arg-type]
             track=release.track,  # type: ignore[arg-type]
         )
@@ -183,6 +173,54 @@ def _describe(path: Path, toml: _SessionToml, recording: ScanImageRecording, war
         first = str(error.errors()[0]["loc"][0])
         table = "session" if first in _SessionTable.model_fields else "release" if first in _ReleaseTable.model_fields else "recording"
         raise _field_error(file, error, table) from error
+
+
+def _planes(file: Path, toml: _RecordingTable, header: ScanHeader, warnings: list[str]) -> tuple[PlaneGeometry, ...]:
+    """Where every plane lies. What session.toml says goes before the scan header, but for the layout of several fields of view."""
+    depths, given = toml.plane_depths, toml.pixel_size
+    if any(field.depth is None for field in header.fields) if depths is None else len(depths) != header.slices:
+        raise InputError(
+            f"recording.plane_depths has {len(depths or ())} entries, and the scan {header.slices} depths",
+            where=file,
+            advice="Give every depth in um, in the order scanned.",
+        )
+    planes = []
+    for field in header.fields:
+        size = field.pixel_size if header.several_regions else given or field.pixel_size
+        if size is None or min(size) <= 0:
+            raise InputError(
+                "recording.pixel_size is not known: neither this file nor the scan header says it",
+                where=file,
+                advice="Add it, (y, x) in um.",
+            )
+        depth = depths[field.slice] if depths is not None else field.depth
+        planes.append(PlaneGeometry(depth=depth, pixel_size=size, corner=field.corner, rotation=field.rotation))  # type: ignore[arg-type]
+    differing = [field.pixel_size for field in header.fields if given and field.pixel_size and not _alike(given, field.pixel_size)]
+    if differing:
+        used, unused = ("", " (used)") if header.several_regions else (" (used)", "")
+        warnings.append(f"recording.pixel_size is {given} um in {SESSION_FILE}{used} and {differing[0]} um in the scan header{unused}")
+    return tuple(planes)
+
+
+def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return all(abs(a / b - 1) <= 0.05 for a, b in zip(one, other, strict=True))
+
+
+def _channel(file: Path, wanted: int | None, saved: tuple[int, ...], warnings: list[str]) -> int:
+    """Which of the saved channels is read, counted from 0."""
+    if wanted is None:
+        if len(saved) > 1:
+            warnings.append(
+                f"channel {saved[0]} of {', '.join(map(str, saved))} is read: recording.channel in {SESSION_FILE} chooses another"
+            )
+        return 0
+    if wanted not in saved:
+        raise InputError(
+            f"recording.channel is {wanted}, and the scan saved {', '.join(map(str, saved))} (SI.hChannels.channelSave)",
+            where=file,
+            advice="Name a saved channel.",
+        )
+    return saved.index(wanted)
 
 
 def _frame_times(
@@ -213,5 +251,7 @@ def _frame_times(
         warnings.append(f"the last volume has {frames % written} of {written} frames and is left out")
     by_volume = pulses[: recording.volumes * written].reshape(recording.volumes, written)
     zero = float(by_volume[0, 0])
-    delays = (by_volume - by_volume[:, :1]).mean(axis=0)[: header.planes]
+    slices = (by_volume - by_volume[:, :1]).mean(axis=0)
+    # A field further down in its page is scanned that many lines later.
+    delays = np.array([slices[field.slice] + field.first_line * header.line_period for field in header.fields])
     return by_volume[:, 0] - zero, delays, zero

@@ -14,7 +14,8 @@ class SessionSummary(BaseModel):
     Attributes:
         name: `<animal>-<session>-<scan>`.
         planes, volumes: numbers of them.
-        frame_shape: (y, x) pixels; pixel_size: (y, x) um; plane_depths: um.
+        frame_shapes: (y, x) pixels, every size that planes have; pixel_sizes: (y, x) um, likewise; plane_depths: um, of every plane;
+            plane_corners: (y, x) um, the first pixel of every plane.
         frame_rate: volumes a second; minutes: length of the recording.
         presentations: number of images shown; images: distinct ones in each set; repeats: fewest and most in each set.
         running_fraction: of the time faster than 1 cm/s; pupil_lost_fraction: of the eye camera's frames.
@@ -28,9 +29,10 @@ class SessionSummary(BaseModel):
     optics: str
     planes: int
     volumes: int
-    frame_shape: tuple[int, int]
-    pixel_size: tuple[float, float]
+    frame_shapes: tuple[tuple[int, int], ...]
+    pixel_sizes: tuple[tuple[float, float], ...]
     plane_depths: tuple[float, ...]
+    plane_corners: tuple[tuple[float, float], ...]
     bidirectional: bool
     frame_rate: float
     minutes: float
@@ -45,7 +47,7 @@ class SessionSummary(BaseModel):
 
 def describe(session: RawSession) -> SessionSummary:
     """Summarise an opened session; reads no frames."""
-    movie, description = session.plane(0), session.description
+    description = session.description
     shown = Counter(int(image) for image in session.stimulus.image_id)
     repeats: dict[ImageSet, list[int]] = {}
     for image, count in shown.items():
@@ -58,9 +60,10 @@ def describe(session: RawSession) -> SessionSummary:
         optics=description.optics,
         planes=session.planes,
         volumes=session.volumes,
-        frame_shape=(movie.height, movie.width),
-        pixel_size=description.pixel_size,
-        plane_depths=description.plane_depths,
+        frame_shapes=tuple(dict.fromkeys((movie.height, movie.width) for movie in session.movies)),
+        pixel_sizes=tuple(dict.fromkeys(plane.pixel_size for plane in description.planes)),
+        plane_depths=tuple(plane.depth for plane in description.planes),
+        plane_corners=tuple(plane.corner for plane in description.planes),
         bidirectional=session.bidirectional,
         frame_rate=session.frame_rate,
         minutes=session.volumes / session.frame_rate / 60,
@@ -69,6 +72,6 @@ def describe(session: RawSession) -> SessionSummary:
         repeats={name: (min(counts), max(counts)) for name, counts in sorted(repeats.items())},
         running_fraction=float(np.mean(session.treadmill.speed > 1.0)),
         pupil_lost_fraction=float(np.mean(np.isnan(session.pupil.dilation))),
-        megabytes=session.planes * session.volumes * movie.height * movie.width * movie.dtype.itemsize / 1e6,
+        megabytes=sum(session.volumes * movie.height * movie.width * movie.dtype.itemsize for movie in session.movies) / 1e6,
         warnings=session.warnings,
     )

@@ -81,13 +81,19 @@ class PageTable:
         """Whether every frame is one run of plain bytes."""
         return bool((self.data_offsets >= 0).all())
 
-    def read_frames(self, pages: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy the frames of some pages into `out` (pages, y, x) of the file's type in native byte order."""
+    def read_frames(self, pages: NDArray[np.int64], out: NDArray[Any], first_line: int = 0) -> None:
+        """Copy a window of some pages into `out` (pages, y, x) of the file's type in native byte order.
+
+        The window begins at the first pixel of `first_line` and is as large as a frame of `out`; no other lines are read.
+        """
         page = self.first
+        lines, pixels = out.shape[1:]
+        line_bytes = page.width * page.dtype.itemsize
         with _opened(self.path) as file:
             for position, number in enumerate(pages):
-                raw = _read_at(file, self.path, int(self.data_offsets[number]), page.frame_bytes, f"page {number}, pixels")
-                out[position] = np.frombuffer(raw, page.dtype).reshape(page.height, page.width)
+                start = int(self.data_offsets[number]) + first_line * line_bytes
+                raw = _read_at(file, self.path, start, lines * line_bytes, f"page {number}, pixels")
+                out[position] = np.frombuffer(raw, page.dtype).reshape(lines, page.width)[:, :pixels]
 
     def text(self, number: int, tag: int) -> str:
         """A text tag of one page, "" where the page has none."""

@@ -34,15 +34,14 @@ def released_order(lab_digest: str, trials: int) -> NDArray[np.int64]:
 def lab_tree(
     raw: RawSession, planes: Sequence[PlaneExtraction], trials: AlignedTrials, parameters: SessionParameters, provenance: Provenance
 ) -> xr.DataTree:
-    """The lab part: everything before release, all cells and all trials in the order of time.
-
-    Raises:
-        InputError: when the planes' images differ in size, so that they are not of one scan.
-    """
-    if len({plane.mean_after.shape for plane in planes}) != 1:
-        raise InputError("the planes' images differ in size", where=f"session {raw.name}", advice="Extract the planes of one scan.")
-    images = ("mean_before", "mean_after", "max_before", "max_after", "shifts", "template_correlation", "flagged")
-    values: Values = {f"recording/{name}": np.stack([getattr(plane, name) for plane in planes]) for name in images}
+    """The lab part: everything before release, all cells and all trials in the order of time."""
+    images = ("mean_before", "mean_after", "max_before", "max_after")
+    values: Values = {f"recording/{name}": _stacked([getattr(plane, name) for plane in planes]) for name in images}
+    for name in ("shifts", "template_correlation", "flagged"):
+        values[f"recording/{name}"] = np.stack([getattr(plane, name) for plane in planes])
+    values["recording/plane_size"] = np.array([plane.mean_after.shape for plane in planes])
+    for name in ("pixel_size", "corner"):
+        values[f"recording/{name}"] = np.array([getattr(plane, name) for plane in raw.description.planes])
     values["recording/frame_time"] = raw.frame_times
     values["recording/raster_phase"] = np.array([plane.raster_phase for plane in planes])
     values["recording/plane_delay"] = raw.plane_delays
@@ -165,7 +164,6 @@ def _attributes(raw: RawSession, part: Part, parameters: SessionParameters, prov
     if part == "lab":
         attributes |= {
             "optics": description.optics,
-            "pixel_size": list(description.pixel_size),
             "frame_rate": raw.frame_rate,
             "line_period": raw.line_period,
         }
@@ -174,13 +172,7 @@ def _attributes(raw: RawSession, part: Part, parameters: SessionParameters, prov
 
 def _neurons(raw: RawSession, planes: Sequence[PlaneExtraction]) -> Values:
     """What open and lab part say of all cells: unit_id from 1 over all planes, so released cells have gaps where others were found."""
-    pixel_y, pixel_x = raw.description.pixel_size
-    positions = [
-        np.column_stack(
-            [plane.centroids[:, 1] * pixel_x, plane.centroids[:, 0] * pixel_y, np.full(plane.neurons, raw.description.plane_depths[k])]
-        )
-        for k, plane in enumerate(planes)
-    ]
+    positions = [geometry.positions(plane.centroids) for geometry, plane in zip(raw.description.planes, planes, strict=True)]
     return {
         "neurons/unit_id": np.arange(1, sum(plane.neurons for plane in planes) + 1, dtype=np.int64),
         "neurons/position": np.concatenate(positions),
@@ -219,6 +211,15 @@ def _released_images(images: StimulusImages, shown: NDArray[np.int64]) -> tuple[
 
 def _model_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([rescale(images[start : start + 256]) for start in range(0, len(images), 256)])
+
+
+def _stacked(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Images of the planes as one array (planes, y, x); where planes differ in size, NaN fills up the smaller ones."""
+    height, width = (max(image.shape[axis] for image in images) for axis in range(2))
+    stacked = np.full((len(images), height, width), np.nan, np.float32)
+    for plane, image in zip(stacked, images, strict=True):
+        plane[: image.shape[0], : image.shape[1]] = image
+    return stacked
 
 
 def _in_sequence(parts: Sequence[NDArray[Any]]) -> Any:

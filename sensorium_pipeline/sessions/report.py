@@ -32,7 +32,7 @@ def quality_report(
         lines += ["", "| not released because | trials |", "|---|---|"] + [f"| {reason} | {count} |" for reason, count in rejected.items()]
     pictures: dict[str, bytes] = {}
     for index, plane in enumerate(planes):
-        depth = raw.description.plane_depths[index]
+        depth = raw.description.planes[index].depth
         lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", "| measurement | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
         for name, picture in draw_all(plane).items():

@@ -121,6 +121,9 @@ _LAB_RECORDING = _fields(
     ("frame_time", "time", "float64", "s", "start of the volume, the first is 0"),
     ("raster_phase", "plane", "float32", "px", "shift of the odd lines that was undone"),
     ("plane_delay", "plane", "float64", "s", "start of the plane after its volume's start"),
+    ("plane_size", "plane image_axis", "int32", "px", "height and width; images of smaller planes are filled up with NaN"),
+    ("pixel_size", "plane image_axis", "float64", "um", "edge of a pixel, y and x"),
+    ("corner", "plane image_axis", "float64", "um", "y and x of the first pixel's centre, as neurons' positions count them"),
 )
 
 _LAB_NEURONS = _fields(
@@ -132,7 +135,7 @@ _LAB_NEURONS = _fields(
     ("noise", "neuron", "float32", "dF/F", "standard deviation of the trace's noise within a frame"),
     ("neuropil_coefficient", "neuron", "float32", "1", "share of the neuropil subtracted"),
     ("footprint_neuron", "footprint_entry", "int32", "1", "index of the neuron"),
-    ("footprint_pixel", "footprint_entry", "int32", "1", "flat index y * width + x within the plane"),
+    ("footprint_pixel", "footprint_entry", "int32", "1", "flat index y * width + x within the plane, see plane_size"),
     ("footprint_weight", "footprint_entry", "float32", "1", "weight, Euclidean norm 1 within a neuron"),
 )
 

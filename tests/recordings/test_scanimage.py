@@ -48,9 +48,13 @@ def test_planes_and_channels_come_apart_across_files(tmp_path: Path, frames: np.
     files = write(tmp_path, frames)  # 180 pages in files of 40: files end inside volumes
     assert len(files) == 5
     recording = open_scanimage(files[::-1])
-    assert (recording.volumes, recording.frames, recording.header.planes) == (30, 90, 2)
-    assert recording.header.pixel_size == pytest.approx((1.5, 1.5))
-    assert recording.header.depths == (200, 225)
+    assert (recording.volumes, recording.frames, recording.header.slices) == (30, 90, 2)
+    assert [(field.slice, field.first_line, field.height, field.width) for field in recording.header.fields] == [
+        (0, 0, *SHAPE),
+        (1, 0, *SHAPE),
+    ]
+    assert [field.pixel_size for field in recording.header.fields] == [pytest.approx((1.5, 1.5))] * 2
+    assert [field.depth for field in recording.header.fields] == [200, 225]
     for plane in range(2):
         for channel in range(2):  # the third frame of a volume is flyback
             np.testing.assert_array_equal(recording.plane(plane, channel).read(0, 30), frames[:, plane, channel])

@@ -222,7 +222,7 @@ def test_images_in_any_order(damaged: Callable[[], Path], small_session: Path) -
 def test_summary(small_session: Path) -> None:
     summary = describe(open_session(small_session))
     assert (summary.name, summary.role, summary.track) == ("7-2-5", "competition", "sensorium+")
-    assert (summary.planes, summary.frame_shape, summary.bidirectional) == (2, (48, 56), True)
+    assert (summary.planes, summary.frame_shapes, summary.bidirectional) == (2, ((48, 56),), True)
     assert summary.images == {"single": 14, "test": 3, "final_test": 2}
     assert summary.repeats["single"] == (1, 1)
     assert summary.repeats["test"][1] <= 3

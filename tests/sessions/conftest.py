@@ -10,6 +10,7 @@ import pytest
 
 from sensorium_pipeline.imaging.extraction import PlaneExtraction
 from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.recordings.geometry import PlaneGeometry
 from sensorium_pipeline.recordings.raw_session import (
     Presentations,
     Pupil,
@@ -63,8 +64,7 @@ def make_raw(folder: Path, role: Role = "competition", track: Track | None = "se
             session=2,
             scan=3,
             indicator="GCaMP6s",
-            pixel_size=(2.0, 3.0),
-            plane_depths=(200.0, 225.0),
+            planes=(PlaneGeometry(depth=200.0, pixel_size=(2.0, 3.0)), PlaneGeometry(depth=225.0, pixel_size=(2.0, 3.0))),
             role=role,
             track=track,
         ),
