@@ -62,8 +62,21 @@ class BaselineModel:
     def train(self, sessions: Sequence[SessionData]) -> None:
         """Train on the visible tiers of the sessions."""
         resident = [resident_session(self._encoder.configuration, session, self._context.device) for session in sessions]
-        trainer = Trainer(self._encoder, resident, self._parameters.training, seed=self._context.seed, progress=self._context.progress)
+        parameters, context = self._parameters.training, self._context
+        if context.smoke_run:
+            parameters = parameters.model_copy(update={"epochs": 1})
+        trainer = Trainer(self._encoder, resident, parameters, seed=context.seed, progress=context.progress, after_epoch=self._after_epoch)
+        if (latest := context.checkpoints.latest()) is not None:
+            trainer.resume(latest)
+            for epoch in trainer.epochs:
+                context.epoch(epoch.epoch, epoch.loss, epoch.score)
         self.result = trainer.train()
+
+    def _after_epoch(self, trainer: Trainer) -> None:
+        epoch = trainer.epochs[-1]
+        self._context.epoch(epoch.epoch, epoch.loss, epoch.score)
+        if self._context.checkpoints.due():
+            self._context.checkpoints.save(trainer.checkpoint())
 
     def predict(self, session: str, inputs: TrialInputs) -> NDArray[np.float32]:
         """Responses (trials, neurons) in standardised units, float32.

@@ -25,9 +25,6 @@ from sensorium_pipeline.training.batches import ResidentSession, epoch_batches, 
 from sensorium_pipeline.training.memory import keep_freed_memory
 from sensorium_pipeline.training.parameters import TrainerParameters
 
-# Called after each epoch with its number and everything that is needed to go on from there.
-SaveCheckpoint = Callable[[int, bytes], None]
-
 _EPSILON = 1e-8
 _REPORT_EVERY = 1.0  # seconds
 
@@ -74,7 +71,7 @@ class Trainer:
         parameters: how to train.
         seed: of the order of trials and the readout's positions.
         progress: called about once a second; raising in it ends training.
-        save: called after each epoch, where given.
+        after_epoch: called with this trainer after each epoch, where given; it may take a `checkpoint`.
 
     Raises:
         InputError: for no session or one that the encoder does not know.
@@ -88,7 +85,7 @@ class Trainer:
         *,
         seed: int,
         progress: ProgressCallback = silent,
-        save: SaveCheckpoint | None = None,
+        after_epoch: "Callable[[Trainer], None] | None" = None,
     ) -> None:
         unknown = [session.name for session in sessions if session.name not in encoder.sessions]
         if unknown or not sessions:
@@ -96,7 +93,7 @@ class Trainer:
                 f"the model knows the sessions {encoder.sessions}", where=unknown or "sessions", advice="train on some of them"
             )
         self._encoder, self._sessions, self._parameters, self._seed = encoder, list(sessions), parameters, seed
-        self._progress, self._save = progress, save
+        self._progress, self._after_epoch = progress, after_epoch
         self._device = sessions[0].training.responses.device
         self._state, self._epochs = _State(), list[EpochRecord]()
         self._best = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -117,14 +114,19 @@ class Trainer:
             loss = self._train_epoch()
             self._finish_epoch(loss, validation_score(self._encoder, self._sessions, self._parameters.batch_size))
             ended = self._ended()
-            if self._save is not None:
-                self._save(self._state.epoch, self.checkpoint())
+            if self._after_epoch is not None:
+                self._after_epoch(self)
             self._report(self._state.epoch * self._steps, always=True)
         if self._state.best_epoch == 0:
             raise InputError("training diverged: no validation score was finite", where="training", advice="lower the learning rate")
         self._encoder.load_state_dict(self._best)
         self._encoder.eval()
         return TrainingResult(tuple(self._epochs), self._state.best_score, self._state.best_epoch, ended)
+
+    @property
+    def epochs(self) -> Sequence[EpochRecord]:
+        """The epochs so far, those before `resume` among them."""
+        return self._epochs
 
     def checkpoint(self) -> bytes:
         """Everything needed to go on after the last finished epoch."""

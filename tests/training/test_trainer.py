@@ -27,7 +27,7 @@ from sensorium_pipeline.training.batches import (
 )
 from sensorium_pipeline.training.data import SessionData, Trials
 from sensorium_pipeline.training.parameters import TrainerParameters
-from sensorium_pipeline.training.trainer import SaveCheckpoint, Trainer, poisson_loss, single_trial_correlation, validation_score
+from sensorium_pipeline.training.trainer import Trainer, poisson_loss, single_trial_correlation, validation_score
 
 SIZES = {"layers": 2, "hidden_channels": 4, "hidden_kernel": 3}
 SHORT = TrainerParameters(epochs=6, batch_size=16, patience=1, stages=6)
@@ -38,12 +38,17 @@ def sessions_of(make_session: Callable) -> list:
 
 
 def trainer_for(
-    made: list, parameters: TrainerParameters = SHORT, *, seed: int = 3, progress=silent, save: SaveCheckpoint | None = None
+    made: list,
+    parameters: TrainerParameters = SHORT,
+    *,
+    seed: int = 3,
+    progress=silent,
+    after_epoch: Callable[[Trainer], None] | None = None,
 ) -> tuple[Encoder, Trainer]:
     configuration = baseline("cnn", "sensorium+", SIZES)
     encoder = Encoder.for_sessions(configuration, [m.data.description for m in made], seeded_generator(seed, "weights"))
     resident = [resident_session(encoder.configuration, m.data, "cpu") for m in made]
-    return encoder, Trainer(encoder, resident, parameters, seed=seed, progress=progress, save=save)
+    return encoder, Trainer(encoder, resident, parameters, seed=seed, progress=progress, after_epoch=after_epoch)
 
 
 def same(one: dict, two: dict) -> bool:
@@ -146,7 +151,7 @@ class Killed(Exception):
 def test_resumed_after_every_epoch_ends_in_the_same_bytes(make_session: Callable) -> None:
     made = sessions_of(make_session)
     saved: list[bytes] = []
-    encoder, trainer = trainer_for(made, save=lambda number, content: saved.append(content))
+    encoder, trainer = trainer_for(made, after_epoch=lambda trainer: saved.append(trainer.checkpoint()))
     undisturbed = trainer.train()
     assert len(saved) == len(undisturbed.epochs)
     for content in saved:
@@ -160,12 +165,12 @@ def test_resumed_after_every_epoch_ends_in_the_same_bytes(make_session: Callable
 def _train_slowly(made: list, folder: Path) -> None:
     torch.set_num_threads(1)
 
-    def save(number: int, content: bytes) -> None:
-        (folder / "writing").write_bytes(content)
-        (folder / "writing").rename(folder / f"{number:06d}.checkpoint")
+    def save(trainer: Trainer) -> None:
+        (folder / "writing").write_bytes(trainer.checkpoint())
+        (folder / "writing").rename(folder / f"{len(trainer.epochs):06d}.checkpoint")
         time.sleep(0.1)
 
-    _, trainer = trainer_for(made, save=save)
+    _, trainer = trainer_for(made, after_epoch=save)
     trainer.train()
 
 
