@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-s3 test lint up down lock clean isolation
+.PHONY: help setup demo demo-s3 test lint up down lock peers clean isolation
 
 help:  ## Explain the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,5 +66,14 @@ lock:  ## Resolve the dependencies anew (needs uv)
 		--custom-compile-command "make lock" --quiet -o requirements.lock $(UV_OPTIONS)
 	@rm requirements.in
 
-clean:  ## Remove the environment and the demo's workspaces
-	@rm -rf $(VENV) $(WORKSPACE) $(WORKSPACE)-s3
+peers: .peers/.installed  ## Create .peers, an environment with the programs that the benchmarks measure against
+
+.peers/.installed: pyproject.toml
+	@test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print("torch==2.13.0", *p["optional-dependencies"]["peers"])' \
+		| xargs .peers/bin/python -m pip install --disable-pip-version-check -q
+	@touch $@
+
+clean:  ## Remove the environments and the demo's workspaces
+	@rm -rf $(VENV) .peers $(WORKSPACE) $(WORKSPACE)-s3

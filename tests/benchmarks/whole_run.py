@@ -1,0 +1,195 @@
+"""From raw frames to activity on hybrid movies with known truth: ours beside suite2p and CaImAn, one after the other in one run.
+
+    python tests/benchmarks/whole_run.py [--movies rigid512 ...] [--seed 0] [--cores 2] [--suite2p PYTHON] [--caiman PYTHON]
+
+Each program runs as a process of its own on the same cores. Ours is `sensorium extract`, start-up, report and writing included. Cells
+are judged by F1 at an intersection over union above one half (of cells with signal-to-noise >= 8, and of all), traces by their median
+correlation with the truth, both as `truth.py` beside this file defines them. `make peers` makes the interpreter with suite2p
+(`.peers/bin/python`, found by itself); CaImAn must be built from its sources. A peer that is not there is shown with the figures
+that were recorded for it, marked as such.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import scipy.sparse
+import xarray as xr
+from numpy.typing import NDArray
+from truth import TrueCells, masks_of, read_truth, score_detection, score_traces
+
+HERE = Path(__file__).resolve().parent
+MOVIES = {
+    f"{kind}{size}": [*layout, *more]
+    for kind, more in {"rigid": [], "warp": ["--warp", "1.0"], "neuropil": ["--neuropil", "20"]}.items()
+    for size, layout in {512: ["4", "4", "2000"], 170: ["1", "1", "3000", "--size", "170"]}.items()
+}
+RECORDED = """Peers, RECORDED on another occasion on two quiet cores, not measured here (rigid512; F1 over all cells):
+  suite2p 1.1    129.8 s   7.0 GB   F1 .76        rigid170:  20.4 s   F1 .86
+  CaImAn 1.12    359.6 s   9.5 GB   F1 .78        rigid170:  47.7 s"""
+FRAME_RATE = 10.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one program made of one movie. `masks` (cells, pixels), `traces` (cells, frames)."""
+
+    seconds: float
+    peak: float
+    masks: scipy.sparse.csr_matrix
+    traces: NDArray[np.floating]
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+def measured(command: list[str], cores: list[int], environment: dict[str, str] | None = None) -> tuple[float, float, str]:
+    """Run a command on the cores given: wall seconds, peak GB of all its processes (shared pages once), and what it printed."""
+    started = time.perf_counter()
+    process = psutil.Popen(
+        ["taskset", "-c", ",".join(map(str, cores)), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            total = 0
+            for one in [process, *_children(process)]:
+                try:
+                    total += one.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak = max(peak, total)
+            time.sleep(0.25)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, errors = process.communicate()
+    seconds = time.perf_counter() - started
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{errors[-3000:]}")
+    return seconds, peak / 1e9, output
+
+
+def _children(process: psutil.Popen) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def run_ours(movie: Path, folder: Path, cores: list[int]) -> Found:
+    out = folder / "ours"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("sensorium")), "extract", str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
+    seconds, peak, _ = measured(command, cores)
+    with xr.open_zarr(out / "extraction.zarr") as plane:
+        kept = plane["kept"].values
+        neuron, pixel, weight = (plane[f"footprint_{name}"].values for name in ("neuron", "pixel", "weight"))
+        pixels = plane.sizes["y"] * plane.sizes["x"]
+        traces = plane["dff"].transpose("neuron", "frame").values[kept]
+    new = np.cumsum(kept) - 1
+    of_kept = kept[neuron]
+    return Found(seconds, peak, masks_of(new[neuron[of_kept]], pixel[of_kept], weight[of_kept], pixels), traces)
+
+
+def run_suite2p(movie: Path, folder: Path, cores: list[int], python: str, tool: Path) -> Found:
+    out = folder / "suite2p"
+    command = [python, str(tool), str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
+    seconds, peak, output = measured(command, cores, {"OMP_NUM_THREADS": str(len(cores))})
+    record = json.loads(output.strip().splitlines()[-1])
+    plane = out / "suite2p/plane0"
+    statistics = np.load(plane / "stat.npy", allow_pickle=True)  # written by our own run of the peer
+    kept = np.load(plane / "iscell.npy")[:, 0] > 0
+    fluorescence, neuropil = np.load(plane / "F.npy"), np.load(plane / "Fneu.npy")
+    settings = np.load(plane / "ops.npy", allow_pickle=True).item()
+    rows, columns = settings["Ly"], settings["Lx"]
+    cells = [statistics[n] for n in np.flatnonzero(kept)]
+    neuron = np.repeat(np.arange(len(cells)), [len(cell["ypix"]) for cell in cells])
+    pixel = np.concatenate([cell["ypix"] * columns + cell["xpix"] for cell in cells]) if cells else np.empty(0, int)
+    weight = np.concatenate([cell["lam"] for cell in cells]) if cells else np.empty(0)
+    masks = masks_of(neuron, pixel, weight, rows * columns)
+    return Found(seconds, peak, masks, fluorescence[kept] - 0.7 * neuropil[kept], record["stages_s"])
+
+
+def run_caiman(movie: Path, folder: Path, cores: list[int], python: str, piecewise: bool) -> Found:
+    out = folder / "caiman.npz"
+    command = [python, str(HERE / "peers/run_caiman.py"), str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
+    command += ["--processes", str(len(cores)), *(["--piecewise"] if piecewise else [])]
+    seconds, peak, output = measured(command, cores, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+    record = json.loads(output.strip().splitlines()[-1])
+    with np.load(out) as file:
+        footprints, traces = file["footprints"].reshape(len(file["footprints"]), -1), file["traces"]
+    masks = scipy.sparse.csr_matrix(footprints > 0.2 * footprints.max(1, keepdims=True))
+    return Found(seconds, peak, masks, traces, record["stages_s"])
+
+
+def report(name: str, found: Found, truth: TrueCells) -> None:
+    visible, everything = (score_detection(truth, found.masks, visible_only=only) for only in (True, False))
+    correlations = score_traces(truth, found.traces, everything.pairs)
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.stages.items())
+    print(
+        f"  {name:12}{found.seconds:8.1f} s {found.peak:6.2f} GB   F1 {visible.f1:.3f} (all cells {everything.f1:.3f})"
+        f"   precision {visible.precision:.3f} recall {visible.recall:.3f}   traces {np.median(correlations):.3f}   {stages}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--movies", nargs="+", choices=list(MOVIES), default=["rigid512", "rigid170"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--suite2p", metavar="PYTHON", help="interpreter that has suite2p; left out: .peers/bin/python where it is")
+    parser.add_argument("--caiman", metavar="PYTHON", help="interpreter that has CaImAn")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "hybrid", help="where movies are kept")
+    arguments = parser.parse_args()
+    data = os.environ.get("SENSORIUM_TEST_DATA")
+    tools = (Path(data).parent if data else HERE.parents[2] / "shared") / "tools"
+    if not (tools / "make_hybrid_movie.py").is_file():
+        print(f"skipped: {tools / 'make_hybrid_movie.py'} does not exist (set SENSORIUM_TEST_DATA to the folder of real recordings)")
+        return
+    cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
+    peers = HERE.parents[1] / ".peers/bin/python"
+    suite2p = arguments.suite2p or (str(peers) if peers.exists() else None)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.movies:
+        movie = arguments.folder / f"{name}_seed{arguments.seed}.tif"
+        truth_path = movie.with_name(f"{movie.stem}_truth.npz")
+        if not truth_path.exists():
+            print(f"making {movie} (once) ...", flush=True)
+            tool = [sys.executable, str(tools / "make_hybrid_movie.py"), str(movie), *MOVIES[name], "--seed", str(arguments.seed)]
+            subprocess.run(tool, check=True)
+        truth = read_truth(truth_path)
+        print(f"{name}: {len(truth.snr)} cells, {truth.visible.sum()} of them visible", flush=True)
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            ours = run_ours(movie, Path(folder), cores)
+            report("ours", ours, truth)
+            if suite2p:
+                peer = run_suite2p(movie, Path(folder), cores, suite2p, tools / "peers/time_suite2p.py")
+                report("suite2p", peer, truth)
+                print(f"  suite2p / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory")
+            if arguments.caiman:
+                peer = run_caiman(movie, Path(folder), cores, arguments.caiman, name.startswith("warp"))
+                report("CaImAn", peer, truth)
+                print(f"  CaImAn / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory")
+    if not (suite2p and arguments.caiman):
+        print(RECORDED)
+
+
+if __name__ == "__main__":
+    main()
