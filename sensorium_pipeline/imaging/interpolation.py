@@ -226,66 +226,81 @@ def _pixels_to_next(fraction, slope, most):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _plan_row(y, height, width, field, places, parts):  # type: ignore[no-untyped-def]
+    """Divide row y into runs of pixels that lie between the same four neighbours; how many there are.
+
+    Args:
+        places: (width, 4) int32, overwritten: first pixel, pixels, row and column of the upper left neighbour.
+        parts: (width, 4) float32, overwritten: where the first pixel lies after that neighbour in y, slope of this a pixel; likewise in x.
+    """
+    rows, columns = field.shape[0], field.shape[1]
+    pitch_x = (width - 1) / (columns - 1)
+    place = y * (rows - 1) / (height - 1)
+    i = min(int(place), rows - 2)
+    v = place - i
+    count = 0
+    for j in range(columns - 1):
+        x = int(np.ceil(j * pitch_x))
+        last = int(np.ceil((j + 1) * pitch_x)) if j < columns - 2 else width
+        left_y = (1 - v) * field[i, j, 0] + v * field[i + 1, j, 0]
+        left_x = (1 - v) * field[i, j, 1] + v * field[i + 1, j, 1]
+        slope_y = ((1 - v) * field[i, j + 1, 0] + v * field[i + 1, j + 1, 0] - left_y) / pitch_x
+        slope_x = ((1 - v) * field[i, j + 1, 1] + v * field[i + 1, j + 1, 1] - left_x) / pitch_x
+        while x < last:
+            shift_y = left_y + (x - j * pitch_x) * slope_y
+            shift_x = left_x + (x - j * pitch_x) * slope_x
+            whole_y, whole_x = int(np.floor(shift_y)), int(np.floor(shift_x))
+            part_y, part_x = shift_y - whole_y, shift_x - whole_x
+            run = _pixels_to_next(part_x, slope_x, _pixels_to_next(part_y, slope_y, last - x))
+            places[count, 0], places[count, 1], places[count, 2], places[count, 3] = x, run, y + whole_y, x + whole_x
+            parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = part_y, slope_y, part_x, slope_x
+            count += 1
+            x += run
+    return count
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def warp_frame(padded, field, corrected):  # type: ignore[no-untyped-def]
     """Sample a prepared frame along the field by cubic convolution, into `corrected` (y, x) float32; outside, the edge is repeated."""
     height, width = corrected.shape
-    rows, columns = field.shape[0], field.shape[1]
-    pitch_x = (width - 1) / (columns - 1)
+    places, parts = np.empty((width, 4), np.int32), np.empty((width, 4), np.float32)
     for y in range(height):
-        place = y * (rows - 1) / (height - 1)
-        i = min(int(place), rows - 2)
-        v = place - i
-        for j in range(columns - 1):
-            x = int(np.ceil(j * pitch_x))
-            last = int(np.ceil((j + 1) * pitch_x)) if j < columns - 2 else width
-            left_y = (1 - v) * field[i, j, 0] + v * field[i + 1, j, 0]
-            left_x = (1 - v) * field[i, j, 1] + v * field[i + 1, j, 1]
-            slope_y = ((1 - v) * field[i, j + 1, 0] + v * field[i + 1, j + 1, 0] - left_y) / pitch_x
-            slope_x = ((1 - v) * field[i, j + 1, 1] + v * field[i + 1, j + 1, 1] - left_x) / pitch_x
-            while x < last:
-                shift_y = left_y + (x - j * pitch_x) * slope_y
-                shift_x = left_x + (x - j * pitch_x) * slope_x
-                whole_y, whole_x = int(np.floor(shift_y)), int(np.floor(shift_x))
-                part_y, part_x = shift_y - whole_y, shift_x - whole_x
-                run = _pixels_to_next(part_y, slope_y, last - x)
-                run = _pixels_to_next(part_x, slope_x, run)
-                row = y + whole_y + PADDING
-                if row < 1:
-                    row, part_y, along_y = 1, 0.0, 0.0
-                elif row > height + 1:
-                    row, part_y, along_y = height + 1, 1.0, 0.0
-                else:
-                    along_y = slope_y
-                column = x + whole_x + PADDING
-                if column >= 1 and column + run <= width + 2:
-                    _warp_run(
-                        padded[row - 1, column - 1 : column + run + 2],
-                        padded[row, column - 1 : column + run + 2],
-                        padded[row + 1, column - 1 : column + run + 2],
-                        padded[row + 2, column - 1 : column + run + 2],
-                        np.float32(part_y),
-                        np.float32(along_y),
-                        np.float32(part_x),
-                        np.float32(slope_x),
-                        corrected[y, x : x + run],
-                    )
-                else:
-                    # Beyond the left or right edge: repeat the edge's pixel, one output pixel at a time.
-                    for k in range(run):
-                        edge = min(max(column + k, 1), width + 1)
-                        beyond = 0.0 if column + k < 1 else (1.0 if column + k > width + 1 else part_x + k * slope_x)
-                        _warp_run(
-                            padded[row - 1, edge - 1 : edge + 3],
-                            padded[row, edge - 1 : edge + 3],
-                            padded[row + 1, edge - 1 : edge + 3],
-                            padded[row + 2, edge - 1 : edge + 3],
-                            np.float32(part_y + k * along_y),
-                            np.float32(0),
-                            np.float32(beyond),
-                            np.float32(0),
-                            corrected[y, x + k : x + k + 1],
-                        )
-                x += run
+        # Planning and sampling are loops of their own: only then does the second become vector instructions.
+        count = _plan_row(y, height, width, field, places, parts)
+        for n in range(count):
+            x, run, row, column = places[n, 0], places[n, 1], places[n, 2] + PADDING, places[n, 3] + PADDING
+            part_y, slope_y, part_x, slope_x = parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3]
+            if row < 1 or row > height + 1:
+                row, part_y, slope_y = (1, np.float32(0), np.float32(0)) if row < 1 else (height + 1, _ONE, np.float32(0))
+            # Beyond the left or right edge, one pixel at a time.
+            inner = min(max(1 - column, 0), run)
+            outer = max(min(width + 2 - column, run), inner)
+            for k in range(inner + run - outer):
+                at = k if k < inner else k - inner + outer
+                edge, beyond = (1, np.float32(0)) if k < inner else (width + 1, _ONE)
+                _warp_run(
+                    padded[row - 1, edge - 1 : edge + 3],
+                    padded[row, edge - 1 : edge + 3],
+                    padded[row + 1, edge - 1 : edge + 3],
+                    padded[row + 2, edge - 1 : edge + 3],
+                    part_y + np.float32(at) * slope_y,
+                    np.float32(0),
+                    beyond,
+                    np.float32(0),
+                    corrected[y, x + at : x + at + 1],
+                )
+            first, end = column + inner, column + outer
+            _warp_run(
+                padded[row - 1, first - 1 : end + 2],
+                padded[row, first - 1 : end + 2],
+                padded[row + 1, first - 1 : end + 2],
+                padded[row + 2, first - 1 : end + 2],
+                part_y + np.float32(inner) * slope_y,
+                slope_y,
+                part_x + np.float32(inner) * slope_x,
+                slope_x,
+                corrected[y, x + inner : x + outer],
+            )
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
