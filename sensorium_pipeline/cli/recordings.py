@@ -31,9 +31,10 @@ def simulate_recording(
     track: Annotated[
         Literal["sensorium", "sensorium+"] | None, typer.Option(help="Track of a competition session.", show_default=False)
     ] = None,
-    planes: Annotated[int, typer.Option(min=1, help="Planes scanned.")] = 2,
-    neurons: Annotated[int, typer.Option(min=1, help="Neurons in a plane.")] = 50,
-    size: Annotated[int, typer.Option(min=32, help="Edge of a plane in pixels.")] = 100,
+    planes: Annotated[int, typer.Option(min=1, help="Depths scanned.")] = 2,
+    fields: Annotated[int, typer.Option(min=1, help="Fields of view at each depth; several make a mesoscope recording.")] = 1,
+    neurons: Annotated[int, typer.Option(min=1, help="Neurons in a field.")] = 50,
+    size: Annotated[int, typer.Option(min=32, help="Edge of a field in pixels.")] = 100,
     images: Annotated[int, typer.Option(min=10, help="Images shown once.")] = 800,
     timeline: Annotated[Path | None, typer.Option(help="CSV with the presentation times of a real session.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -51,6 +52,7 @@ def simulate_recording(
             role=role,
             track=track,
             planes=planes,
+            fields=fields,
             neurons_per_plane=neurons,
             height=size,
             width=size,

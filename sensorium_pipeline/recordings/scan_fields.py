@@ -161,9 +161,11 @@ def _lines_between(by_slice: list[list[_Rectangle]], lines: int, fly_to_lines: f
 
     shared = [(lines - sum(int(field.pixels[1]) for field in present)) // (len(present) - 1) for present in by_slice if len(present) > 1]
     timed = [] if fly_to_lines is None else [round(fly_to_lines), math.ceil(fly_to_lines - 1e-6)]
-    for gap in [*timed, min(shared, default=0)]:
-        if gap >= 0 and left(gap) in (0, 1):
-            return gap
+    for candidates in (timed, [min(shared, default=0)]):
+        for spare in (0,) if lines % 2 else (0, 1):
+            for gap in candidates:
+                if gap >= 0 and left(gap) == spare:
+                    return gap
     heights = " + ".join(str(int(field.pixels[1])) for field in max(by_slice, key=len))
     raise InputError(
         f"pages have {lines} lines, which fields of {heights} lines (RoiGroups) do not fill with equal gaps between them",

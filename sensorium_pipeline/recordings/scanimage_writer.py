@@ -8,6 +8,7 @@ the scan's header.
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -18,11 +19,37 @@ from numpy.typing import NDArray
 _MAGIC, _VERSION = 117637889, 4
 _TAGS = 14
 _DIRECTORY = 8 + 20 * _TAGS + 8
+FLY_TO_LINES = 8
+"""Lines that the scanner loses on its way from one field of a page to the next."""
+
+UM_PER_DEGREE = 157.5
+"""Micrometres a degree of the scan angle: the two-photon random access mesoscope's objective."""
+
 _DESCRIPTION = 512  # the text padded with zeros, so that all pages have one size
+
+
+@dataclass(frozen=True)
+class WrittenField:
+    """A field of view, scanned at every depth: its size in pixels and its centre (y, x) in micrometres."""
+
+    height: int
+    width: int
+    center: tuple[float, float] = (0.0, 0.0)
+
+
+def page_shape(fields: Sequence[WrittenField]) -> tuple[int, int]:
+    """Lines and pixels of the pages that hold these fields, one above the other with lines between them."""
+    return sum(field.height for field in fields) + FLY_TO_LINES * (len(fields) - 1), max(field.width for field in fields)
+
+
+def first_lines(fields: Sequence[WrittenField]) -> list[int]:
+    """The line of the page at which each field begins."""
+    return [sum(field.height + FLY_TO_LINES for field in fields[:index]) for index in range(len(fields))]
 
 
 def header_text(
     *,
+    fields: Sequence[WrittenField],
     channels: Sequence[int],
     planes: int,
     frames_per_volume: int,
@@ -30,51 +57,99 @@ def header_text(
     volume_rate: float,
     line_period: float,
     bidirectional: bool,
-    lines: int,
-    pixels: int,
     pixel_size: float,
     volumes: int,
 ) -> str:
-    """The scan's header: the lines that matter of the many that ScanImage writes; units as there (Hz, s, um)."""
-    half_y, half_x = lines * pixel_size / 2, pixels * pixel_size / 2
+    """The scan's header: the lines that matter of the many that ScanImage writes; units as there (Hz, s, um).
+
+    Args:
+        fields: one, or several regions of interest.
+        planes: depths.
+    """
+    several = len(fields) > 1
+    half_y, half_x = fields[0].height * pixel_size / 2, fields[0].width * pixel_size / 2
     corners = " ".join(f"{x:g} {y:g};" for x, y in ((-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)))
     frame_rate = volume_rate * frames_per_volume
+    saved = f"[{';'.join(str(channel) for channel in channels)}]" if len(channels) > 1 else channels[0]
     values = {
         "SI.TIFF_FORMAT_VERSION": _VERSION,
         "SI.VERSION_MAJOR": 2022,
         "SI.VERSION_MINOR": 1,
         "SI.acqState": "'grab'",
-        "SI.hChannels.channelSave": f"[{';'.join(str(channel) for channel in channels)}]" if len(channels) > 1 else channels[0],
+        "SI.hChannels.channelName": "{'Channel 1' 'Channel 2' 'Channel 3' 'Channel 4'}",
+        "SI.hChannels.channelSave": saved,
+        "SI.hChannels.channelsActive": saved,
         "SI.hFastZ.enable": _flag(planes > 1),
         "SI.hFastZ.numFramesPerVolume": frames_per_volume,
         "SI.hFastZ.numVolumes": volumes,
         "SI.hFastZ.discardFlybackFrames": _flag(frames_per_volume > planes),
         "SI.hFastZ.numDiscardFlybackFrames": frames_per_volume - planes,
-        "SI.hRoiManager.imagingFovUm": f"[{corners[:-1]}]",
+        # With regions of interest ScanImage leaves the field empty, and keeps the size of the default region as it was.
+        "SI.hRoiManager.imagingFovUm": "[]" if several else f"[{corners[:-1]}]",
         "SI.hRoiManager.linePeriod": f"{line_period:.12g}",
-        "SI.hRoiManager.linesPerFrame": lines,
-        "SI.hRoiManager.pixelsPerLine": pixels,
-        "SI.hRoiManager.mroiEnable": _flag(False),
+        "SI.hRoiManager.linesPerFrame": 512 if several else fields[0].height,
+        "SI.hRoiManager.pixelsPerLine": 512 if several else fields[0].width,
+        "SI.hRoiManager.mroiEnable": _flag(several),
         "SI.hRoiManager.scanFrameRate": f"{frame_rate:.12g}",
         "SI.hRoiManager.scanVolumeRate": f"{volume_rate:.12g}",
         "SI.hScan2D.bidirectional": _flag(bidirectional),
         "SI.hScan2D.fillFractionTemporal": 0.9,
+        "SI.hScan2D.flytoTimePerScanfield": f"{FLY_TO_LINES * line_period:.12g}",
+        "SI.hScan2D.logAverageFactor": 1,
         "SI.hScan2D.scannerType": "'GG'",
-        "SI.hStackManager.actualNumVolumes": volumes,
+        "SI.hScan2D.uniformSampling": _flag(False),
+        "SI.hStackManager.actualNumSlices": planes,
+        "SI.hStackManager.actualNumVolumes": volumes if planes > 1 else 1,
         "SI.hStackManager.enable": _flag(planes > 1),
+        "SI.hStackManager.framesPerSlice": 1 if planes > 1 else volumes,
+        "SI.hStackManager.numFramesPerVolume": planes,
         "SI.hStackManager.numFramesPerVolumeWithFlyback": frames_per_volume,
         "SI.hStackManager.numSlices": planes,
+        "SI.hStackManager.stackMode": "'fast'",
         "SI.hStackManager.zs": f"[{' '.join(f'{depth:g}' for depth in depths)}]",
+        "SI.objectiveResolution": UM_PER_DEGREE,
     }
     return "\n".join(f"{name} = {value}" for name, value in values.items())
 
 
-def fields_text(lines: int, pixels: int, depths: Sequence[float]) -> str:
-    """The fields of view as JSON: one field over all depths."""
-    field = {"pixelResolutionXY": [pixels, lines], "centerXY": [0, 0], "sizeXY": [9, 9 * lines / pixels]}
-    roi = {"ver": 1, "classname": "scanimage.mroi.Roi", "zs": list(depths), "scanfields": field}
-    groups = {"imagingRoiGroup": {"ver": 1, "classname": "scanimage.mroi.RoiGroup", "rois": roi}}
-    return json.dumps({"RoiGroups": groups}, indent=2)
+def fields_text(fields: Sequence[WrittenField], pixel_size: float) -> str:
+    """The fields of view as JSON: regions of interest that reach through all depths; centres and sizes in degrees, x first."""
+    rois = [_region(number, field, pixel_size / UM_PER_DEGREE) for number, field in enumerate(fields, 1)]
+    group = {
+        "ver": 1,
+        "classname": "scanimage.mroi.RoiGroup",
+        "name": "MROI Imaging ROI Group" if len(rois) > 1 else "Default Imaging ROI Group",
+        "rois": rois if len(rois) > 1 else rois[0],
+    }
+    return json.dumps({"RoiGroups": {"imagingRoiGroup": group, "photostimRoiGroups": None}}, indent=2)
+
+
+def _region(number: int, field: WrittenField, pixel: float) -> dict[str, object]:
+    y, x = (value / UM_PER_DEGREE for value in field.center)
+    height, width = field.height * pixel, field.width * pixel
+    left, top = x - width / 2, y - height / 2
+    rectangle = {
+        "ver": 1,
+        "classname": "scanimage.mroi.scanfield.fields.RotatedRectangle",
+        "name": "",
+        "centerXY": [x, y],
+        "sizeXY": [width, height],
+        "rotationDegrees": 0,
+        "enable": 1,
+        "pixelResolutionXY": [field.width, field.height],
+        "pixelToRefTransform": [[pixel, 0, left - pixel / 2], [0, pixel, top - pixel / 2], [0, 0, 1]],
+        "affine": [[width, 0, left], [0, height, top], [0, 0, 1]],
+    }
+    name = f"ROI {number}"
+    return {
+        "ver": 1,
+        "classname": "scanimage.mroi.Roi",
+        "name": name,
+        "zs": 0,
+        "scanfields": rectangle,
+        "discretePlaneMode": 0,
+        "enable": 1,
+    }
 
 
 class ScanImageWriter:

@@ -71,10 +71,12 @@ def write_description(folder: Path, parameters: SimulationParameters) -> None:
     """session.toml."""
     track = f'track = "{parameters.track}"\n' if parameters.track else ""
     depths = ", ".join(f"{depth:g}" for depth in plane_depths(parameters))
+    # The scan header knows the pixels of every field of a mesoscope.
+    pixels = "" if parameters.fields > 1 else f"pixel_size = [{parameters.pixel_size:g}, {parameters.pixel_size:g}]  # um, y and x\n"
     (folder / SESSION_FILE).write_text(
         f"[session]\nanimal = {parameters.animal}\nsession = {parameters.session}\nscan = {parameters.scan}\n\n"
         f'[recording]\nindicator = "GCaMP6s"\noptics = "simulated two-photon microscope, galvanometer scan"\narea = "V1"\n'
-        f"pixel_size = [{parameters.pixel_size:g}, {parameters.pixel_size:g}]  # um, y and x\n"
+        f"{pixels}"
         f"plane_depths = [{depths}]  # um below the surface\n\n"
         f'[release]\nrole = "{parameters.role}"\n{track}',
         encoding="utf-8",

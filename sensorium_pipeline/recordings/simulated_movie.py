@@ -35,12 +35,17 @@ class Plane:
     neuropil_mix: NDArray[np.float64]
     canvas: tuple[int, int]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Lines and pixels of the field."""
+        return self.canvas[0] - 2 * MARGIN, self.canvas[1] - 2 * MARGIN
 
-def draw_plane(parameters: SimulationParameters, generator: np.random.Generator) -> Plane:
-    """Place somata that hardly overlap, and draw the background."""
-    height, width = parameters.height, parameters.width
+
+def draw_plane(parameters: SimulationParameters, shape: tuple[int, int], generator: np.random.Generator) -> Plane:
+    """Place somata that hardly overlap in a field of this shape (y, x), and draw the background."""
+    height, width = shape
     canvas = (height + 2 * MARGIN, width + 2 * MARGIN)
-    centers = _place(parameters, generator)
+    centers = _place(parameters, shape, generator)
     neurons = len(centers)
     shapes = np.stack([_soma(center + MARGIN, canvas, parameters.pixel_size, generator) for center in centers])
     background = parameters.photons * (1.25 + 0.18 * _smooth(canvas, 5.0, generator) + 0.08 * _smooth(canvas, 1.2, generator))
@@ -92,7 +97,7 @@ def render(
 
     Photon counts are drawn from the normal distribution of equal variance, which at 30 photons and more is close to Poisson's.
     """
-    frames, height, width = len(courses), parameters.height, parameters.width
+    frames, (height, width) = len(courses), plane.shape
     scene = (courses @ plane.scene).reshape(frames, *plane.canvas)
     photons = np.empty((frames, height, width), np.float32)
     down = _sampling(height, plane.canvas[0], shifts[:, 0])
@@ -129,10 +134,10 @@ def _sampling(pixels: int, canvas: int, shift: NDArray[np.float64]) -> Image:
     return matrix
 
 
-def _place(parameters: SimulationParameters, generator: np.random.Generator) -> NDArray[np.float64]:
+def _place(parameters: SimulationParameters, shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float64]:
     """Centres (neurons, 2) y, x at least a soma apart where there is room for it."""
     diameter = _SOMA_DIAMETER / parameters.pixel_size
-    low, high = diameter, np.array([parameters.height, parameters.width]) - 1 - diameter
+    low, high = diameter, np.array(shape) - 1 - diameter
     centers: list[NDArray[np.float64]] = []
     distance = 1.1 * diameter
     while len(centers) < parameters.neurons_per_plane:

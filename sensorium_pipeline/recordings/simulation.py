@@ -6,8 +6,10 @@
     truth.h5 /images                image_id (images,), expected_count (images, neurons) at mean gain
              /presentations         image_id, onset, offset (s on the frame clock), expected_count and spike_count (presentations, neurons),
                                     gain (presentations,)
-             /neurons               plane, center (y, x px), kind (0 energy, 1 subunit, 2 linear), orientation, wavelength, receptive_field
-             /planes/<k>            footprints (neurons, y, x), shifts (volumes, 2) y, x px, dff (neurons, volumes), out_of_focus (volumes,)
+             /neurons               plane, center (y, x px), position (x, y, depth um), delay (s after the volume's start),
+                                    kind (0 energy, 1 subunit, 2 linear), orientation, wavelength, receptive_field
+             /planes/<k>            a field of view at a depth: footprints (neurons, y, x), shifts (volumes, 2) y, x px,
+                                    dff (neurons, volumes), out_of_focus (volumes,)
              /behavior              time, speed, dilation, center
 """
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
-from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, fields_text, header_text
+from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, fields_text, first_lines, header_text, page_shape
 from sensorium_pipeline.recordings.session_folder import SCANS
 from sensorium_pipeline.recordings.simulated_activity import Activity, draw_activity
 from sensorium_pipeline.recordings.simulated_files import (
@@ -48,9 +50,17 @@ _OUT_OF_FOCUS_EVERY = 400.0  # seconds
 
 @dataclass(frozen=True)
 class _Scan:
-    """A plane over the whole recording: what varies is a few numbers a frame."""
+    """A plane over the whole recording: what varies is a few numbers a frame.
+
+    `page` and `first_line` say where in a volume it stands, `positions` (neurons, 3) x, y, depth in um and `delays` (neurons,) in s
+    where and when its neurons are scanned.
+    """
 
     plane: Plane
+    page: int
+    first_line: int
+    positions: NDArray[np.float64]
+    delays: NDArray[np.float64]
     dff: NDArray[np.float32]
     shifts: NDArray[np.float64]
     out_of_focus: NDArray[np.float64]
@@ -98,7 +108,8 @@ def _simulate(raw: Path, truth: Path, parameters: SimulationParameters, progress
             progress(Progress("images", index, len(ids)))
         images[index] = natural_image(parameters.image_seed, int(image_id))
     progress(Progress("images", len(ids), len(ids)))
-    planes = [draw_plane(parameters, streams[1]) for _ in range(parameters.planes)]
+    fields = parameters.written_fields * parameters.planes
+    planes = [draw_plane(parameters, (field.height, field.width), streams[1]) for field in fields]
     positions = np.concatenate([plane.centers for plane in planes])
     population = draw_population(
         positions,
@@ -134,22 +145,36 @@ def _scans(
     parameters: SimulationParameters,
     generator: np.random.Generator,
 ) -> list[_Scan]:
-    rate = parameters.volume_rate
+    rate, size = parameters.volume_rate, parameters.pixel_size
     frame_period = 1 / (rate * parameters.frames_per_volume)
     start = np.arange(volumes) / rate
     motion = draw_motion(parameters, np.interp(start, behavior.time, behavior.speed), generator)
     # Now and then the brain moves along the optical axis for about a second: frames that no shift can mend.
     lapses = generator.uniform(LEAD, start[-1], generator.poisson(start[-1] / _OUT_OF_FOCUS_EVERY))
+    fields, first_line = parameters.written_fields, first_lines(parameters.written_fields)
     scans, first = [], 0
     for index, plane in enumerate(planes):
-        time = start + index * frame_period
+        page, field = divmod(index, len(fields))
+        begin = page * frame_period + first_line[field] * parameters.line_period
+        delays = begin + plane.centers[:, 0] * parameters.line_period
         neurons = len(plane.centers)
-        lines = plane.centers[:, 0] * parameters.line_period
-        dff = np.stack([np.interp(time + lines[n], activity.time, activity.dff[first + n]) for n in range(neurons)]).astype(np.float32)
+        dff = np.stack([np.interp(start + delays[n], activity.time, activity.dff[first + n]) for n in range(neurons)]).astype(np.float32)
         first += neurons
+        time = start + begin
         shifts = np.stack([np.interp(time, start, motion[:, axis]) for axis in range(2)], axis=1)
         away = np.exp(-(((time[:, None] - lapses[None, :]) / 0.35) ** 4)).sum(axis=1).clip(0, 0.9)
-        scans.append(_Scan(plane, dff, shifts, away, draw_courses(plane, dff, away, rate, generator)))
+        # With one field of view positions count from its first pixel, with several from the centre of the microscope's field.
+        y, x = fields[field].center if len(fields) > 1 else ((plane.shape[0] - 1) / 2 * size, (plane.shape[1] - 1) / 2 * size)
+        center_y, center_x = ((plane.shape[axis] - 1) / 2 for axis in range(2))
+        positions = np.column_stack(
+            [
+                x + (plane.centers[:, 1] - center_x) * size,
+                y + (plane.centers[:, 0] - center_y) * size,
+                np.full(neurons, plane_depths(parameters)[page]),
+            ]
+        )
+        courses = draw_courses(plane, dff, away, rate, generator)
+        scans.append(_Scan(plane, page, first_line[field], positions, delays, dff, shifts, away, courses))
     return scans
 
 
@@ -161,9 +186,10 @@ def _write_scan(
     generator: np.random.Generator,
     progress: ProgressCallback,
 ) -> None:
-    shape = (parameters.height, parameters.width)
-    per_volume = parameters.frames_per_volume
+    fields, per_volume = parameters.written_fields, parameters.frames_per_volume
+    shape = page_shape(fields)
     header = header_text(
+        fields=fields,
         channels=[1],
         planes=parameters.planes,
         frames_per_volume=per_volume,
@@ -171,23 +197,23 @@ def _write_scan(
         volume_rate=parameters.volume_rate,
         line_period=parameters.line_period,
         bidirectional=True,
-        lines=shape[0],
-        pixels=shape[1],
         pixel_size=parameters.pixel_size,
         volumes=volumes,
     )
-    fields = fields_text(*shape, plane_depths(parameters))
-    chunk = max(1, _CHUNK_BYTES // (scans[0].plane.scene.shape[1] * 4))
+    chunk = max(1, _CHUNK_BYTES // (scans[0].plane.scene.shape[1] * 4 * len(fields)))
     stem = f"scan_{parameters.name}"
-    with ScanImageWriter(folder, stem, shape, header, fields, pages_per_file=parameters.volumes_per_file * per_volume) as writer:
+    text, pages_per_file = fields_text(fields, parameters.pixel_size), parameters.volumes_per_file * per_volume
+    with ScanImageWriter(folder, stem, shape, header, text, pages_per_file=pages_per_file) as writer:
         for start in range(0, volumes, chunk):
             stop = min(volumes, start + chunk)
             progress(Progress("frames", start * per_volume, volumes * per_volume))
-            pages = np.empty((stop - start, per_volume, *shape), np.int16)
-            for index, scan in enumerate(scans):
-                pages[:, index] = render(scan.plane, scan.courses[start:stop], scan.shifts[start:stop], parameters, generator)
-            for index in range(len(scans), per_volume):  # what the scan sees on its way back is a blur of the planes
-                blur = pages[:, : len(scans)].mean(axis=(1, 3), keepdims=True)[:, 0]
+            pages = np.zeros((stop - start, per_volume, *shape), np.int16)
+            for scan in scans:
+                frames = render(scan.plane, scan.courses[start:stop], scan.shifts[start:stop], parameters, generator)
+                lines = slice(scan.first_line, scan.first_line + frames.shape[1])
+                pages[:, scan.page, lines, : frames.shape[2]] = frames
+            for index in range(parameters.planes, per_volume):  # what the scan sees on its way back is a blur of the planes
+                blur = pages[:, : parameters.planes].mean(axis=(1, 3), keepdims=True)[:, 0]
                 pages[:, index] = blur + 60 * generator.standard_normal(pages[:, index].shape, dtype=np.float32)
             times = np.arange(start * per_volume, stop * per_volume) / (parameters.volume_rate * per_volume)
             writer.write(pages.reshape(-1, *shape), times)
@@ -213,6 +239,8 @@ def _write_truth(
         file["presentations/gain"] = activity.gain
         file["neurons/plane"] = np.repeat(np.arange(len(scans)), [len(scan.plane.centers) for scan in scans])
         file["neurons/center"] = np.concatenate([scan.plane.centers for scan in scans])
+        file["neurons/position"] = np.concatenate([scan.positions for scan in scans])
+        file["neurons/delay"] = np.concatenate([scan.delays for scan in scans])
         file["neurons/receptive_field"] = population.center
         for name in ("kind", "orientation", "wavelength"):
             file[f"neurons/{name}"] = getattr(population, name)

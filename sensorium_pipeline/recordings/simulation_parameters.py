@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sensorium_pipeline.recordings.raw_session import Role, Track
+from sensorium_pipeline.recordings.scanimage_writer import WrittenField, page_shape
 
 
 class SimulationParameters(BaseModel):
@@ -20,10 +21,11 @@ class SimulationParameters(BaseModel):
         lost_presentations: fraction of the test presentations that were never shown.
         timeline: CSV file of a real session (columns modality, start_time_s, end_time_s) whose presentation times are used; None draws
             them as SENSORIUM 2022 did (31 frames of 1/60 s on, 0.367 to 0.600 s blank).
-        planes, height, width: of the scan; pixel_size in micrometres; volume_rate in Hz.
+        planes: depths scanned; height, width: of a field of view; pixel_size in micrometres; volume_rate in Hz.
+        fields: fields of view at each depth, as a mesoscope scans them; with several, some are a little smaller than the first.
         flyback_frames: frames of a volume that the scan loses while it moves back.
         volumes_per_file: volumes after which a new TIFF file begins.
-        neurons_per_plane: somata in each plane.
+        neurons_per_plane: somata in each field of each depth.
         orientations, wavelengths: the shared set of filters; wavelengths in pixels of the 144 x 256 image.
         spikes: mean number of spikes of a presentation.
         photons: of the background, for each pixel and frame; soma_photons: those that a silent soma adds at its brightest.
@@ -47,6 +49,7 @@ class SimulationParameters(BaseModel):
     lost_presentations: float = Field(default=0.02, ge=0, lt=0.5)
     timeline: Path | None = None
     planes: int = Field(default=2, ge=1, le=20)
+    fields: int = Field(default=1, ge=1, le=12)
     height: int = Field(default=100, ge=48, le=1024)
     width: int = Field(default=100, ge=48, le=1024)
     pixel_size: float = Field(default=1.3, gt=0.3, lt=5)
@@ -79,6 +82,18 @@ class SimulationParameters(BaseModel):
         return self.planes + self.flyback_frames
 
     @property
+    def written_fields(self) -> tuple[WrittenField, ...]:
+        """Size and centre of the fields of view, which stand beside each other and differ a little in size."""
+        return tuple(
+            WrittenField(
+                self.height - 4 * (field % 3),
+                self.width - 6 * (field % 2),
+                ((field % 2) * 120.0, 1.2 * self.width * self.pixel_size * (field - (self.fields - 1) / 2)),
+            )
+            for field in range(self.fields)
+        )
+
+    @property
     def line_period(self) -> float:
         """Seconds from line to line: the lines fill 98 % of a frame."""
-        return 0.98 / (self.volume_rate * self.frames_per_volume * self.height)
+        return 0.98 / (self.volume_rate * self.frames_per_volume * page_shape(self.written_fields)[0])

@@ -10,7 +10,7 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings import tiff
 from sensorium_pipeline.recordings.scanimage import open_scanimage
 from sensorium_pipeline.recordings.scanimage_header import parse_value
-from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, fields_text, header_text
+from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, WrittenField, fields_text, header_text
 
 SHAPE = (6, 10)
 
@@ -26,16 +26,15 @@ def write(folder: Path, frames: np.ndarray, *, pages_per_file: int = 40, stem: s
         "volume_rate": 8.0,
         "line_period": 1e-3,
         "bidirectional": True,
-        "lines": SHAPE[0],
-        "pixels": SHAPE[1],
+        "fields": [WrittenField(*SHAPE)],
         "pixel_size": 1.5,
         "volumes": volumes,
     } | changes
     folder.mkdir(exist_ok=True)
-    header, fields = header_text(**options), fields_text(*SHAPE, [200, 225])
-    with ScanImageWriter(folder, stem, SHAPE, header, fields, pages_per_file=pages_per_file, channels=channels) as writer:
+    header, fields = header_text(**options), fields_text(options["fields"], options["pixel_size"])
+    with ScanImageWriter(folder, stem, frames.shape[3:], header, fields, pages_per_file=pages_per_file, channels=channels) as writer:
         stamps = np.repeat(np.arange(volumes * per_volume) / (8.0 * per_volume), channels)
-        writer.write(frames.reshape(-1, *SHAPE), stamps)
+        writer.write(frames.reshape(-1, *frames.shape[3:]), stamps)
     return sorted(folder.glob("*.tif"))
 
 
@@ -105,7 +104,7 @@ def test_missing_files_are_named(tmp_path: Path, frames: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lines": 8}, "frames are 6 x 10 pixels, and SI.hRoiManager says 8 lines of 10"),
+        ({"fields": [WrittenField(8, 10)]}, "frames are 6 x 10 pixels, and SI.hRoiManager says 8 lines of 10"),
         ({"channels": [1]}, "channelSave"),
         ({"channels": [1, 2, 3, 4, 5, 6, 7]}, "no multiple of the 7 channels"),
         ({"frames_per_volume": 4, "volume_rate": 6.0}, None),  # fewer volumes than planned is a scan that was stopped
