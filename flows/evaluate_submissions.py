@@ -9,19 +9,22 @@ from flows.publish_rankings import publish_rankings
 from sensorium_pipeline.compute import cluster_address
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.evaluation import is_current, list_jobs
+from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
 from sensorium_pipeline.sessions.release import choose_release
+from sensorium_pipeline.submissions.inbox import Decision, RequestDecision
 from tasks.common import WAITING, settings_for, workspace_at
 from tasks.submission import SubmissionResult, evaluate_submission
 
 
 class EvaluationSummary(BaseModel):
-    """What one night did."""
+    """What one night did; `refused` are submissions and requests that were decided now, and do not count."""
 
     model_config = ConfigDict(frozen=True)
 
     release: str
     evaluated: list[SubmissionResult]
     known: list[str]
+    refused: list[Decision | RequestDecision] = []
 
 
 @flow(name="evaluate-submissions", flow_run_name="evaluate {release}", task_runner=WAITING)
@@ -44,6 +47,9 @@ def evaluate_submissions(
     workspace = workspace_at(root)
     logger = get_run_logger()
     current = choose_release(workspace.open, release)
+    refused = [decision for decision in take_in(workspace) if decision.reason]
+    for decision in refused:
+        logger.warning("%s was not taken in: %s", decision.identifier, decision.reason)
     jobs = list_jobs(workspace, current, device_class, only or ())
     pending = [job for job in jobs if not is_current(workspace, job)]
     known = [job.identifier for job in jobs if job not in pending]
@@ -60,10 +66,12 @@ def evaluate_submissions(
                     results.append(cast(SubmissionResult, future.result()))  # the task returns a state that holds it
                 else:
                     broken.append(job.identifier)
+                    record_platform_failure(workspace, job.submission, future.state.message or "")
+        update_standings(workspace, {(job.submission.team, job.track) for job in pending})
     if publish:
         publish_rankings(current.name, root)
     if broken:
         raise PlatformError(
             "the platform failed on some submissions", where=", ".join(broken), advice="Their task runs say why; the next run tries again."
         )
-    return EvaluationSummary(release=current.name, evaluated=results, known=known)
+    return EvaluationSummary(release=current.name, evaluated=results, known=known, refused=refused)

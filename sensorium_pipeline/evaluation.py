@@ -153,12 +153,18 @@ class EvaluationRecord(_Record):
 
 
 def list_jobs(workspace: Workspace, release: Release, device_class: DeviceClass = "cpu", only: Sequence[str] = ()) -> list[Job]:
-    """Every submission of the inbox whose track the release has, or those that `only` names (identifier, team, or digest's beginning).
+    """Every submission to the release that was taken in and not withdrawn, or those that `only` names.
+
+    Args:
+        workspace: needs its sealed store.
+        release: says which tracks there are.
+        device_class: what they are to be computed on.
+        only: identifiers, teams, or digests' beginnings.
 
     Raises:
         InputError: a name of `only` fits no submission.
     """
-    records = [record for record in list_submissions(workspace) if record.track in release.tracks]
+    records = [record for record in list_submissions(workspace, release.name) if record.track in release.tracks]
     for name in only:
         if not any(_is_named(record, name) for record in records):
             known = ", ".join(record.identifier for record in records) or "none"

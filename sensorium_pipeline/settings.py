@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         lab: the lab root, where it is not `<root>/lab`; likewise `open`, `sealed` and `inbox`.
         dask_address: scheduler to use; left out, a cluster is started on this machine.
         workers: Dask workers to start on this machine; 0 means one a core, at most four.
+        team_token: what `sensorium team add` printed, for the commands of participants.
         traceback: let an internal error of the command line show where it happened.
     """
 
@@ -45,4 +46,5 @@ class Settings(BaseSettings):
     inbox: RootSettings = RootSettings()
     dask_address: str | None = None
     workers: int = 0
+    team_token: SecretStr | None = None
     traceback: bool = False

@@ -5,6 +5,7 @@ import shutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from sensorium_pipeline.ingestion import ingest_plane, ingest_session_parts
 from sensorium_pipeline.recordings import SimulationParameters, simulate_recording
 from sensorium_pipeline.sessions.catalogue import load_hidden, load_inputs, read_session
+from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.records import SessionParameters
-from sensorium_pipeline.sessions.release import create_release
+from sensorium_pipeline.sessions.release import create_release, read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, open_dataset, open_workspace
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
+from sensorium_pipeline.submissions.sending import Sent, submit
+from sensorium_pipeline.submissions.teams import Token, add_team, parse_token, read_team, token_of
 
 RELEASE = "trial-run"
 OPEN, SENSORIUM, SENSORIUM_PLUS = "1-1-1", "2-1-1", "3-1-1"
@@ -100,7 +104,7 @@ def build_world(folder: Path) -> World:
                     ingest_plane(workspace, fresh.raw(mouse.name), plane, SessionParameters().imaging) for plane in range(mouse.planes)
                 ]
                 ingest_session_parts(workspace, fresh.raw(mouse.name), planes, SessionParameters())
-            create_release(workspace, RELEASE, [mouse.name for mouse in MICE])
+            create_release(workspace, RELEASE, [mouse.name for mouse in MICE], phases=[Phase(per_day=20)])
             fresh.folder.rename(world.folder)
     return world
 
@@ -112,6 +116,18 @@ def write_code(folder: Path, name: str, code: str = MEAN_RESPONSE, *, seeds: tup
     lines = [f'name = "{name}"', 'entry_point = "model:build"', f"seeds = {list(seeds)}", "[parameters]", f"gain = {gain}"]
     (folder / "submission.toml").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def token_for(workspace: Workspace, team: str) -> Token:
+    """The team's token; the team is added where it is new."""
+    if read_team(workspace.sealed, team) is None:
+        add_team(workspace.sealed, team, datetime.now(UTC))
+    return parse_token(token_of(workspace.sealed, team))
+
+
+def send(workspace: Workspace, folder: Path, team: str, track: str) -> Sent:
+    """Submit to the world's release as a team does."""
+    return submit(workspace, read_release(workspace.open, RELEASE), folder, token_for(workspace, team), track)
 
 
 def true_predictions(workspace: Workspace, session: str, noise: float = 0.0) -> Predictions:

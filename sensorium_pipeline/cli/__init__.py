@@ -14,7 +14,7 @@ os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
 
 import typer
 
-from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions
+from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions, teams
 from sensorium_pipeline.errors import SensoriumError
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.terminal import messages
@@ -32,6 +32,7 @@ recordings.register(app)
 sessions.register(app)
 submissions.register(app)
 benchmark.register(app)
+teams.register(app)
 
 INTERRUPTED = 130
 USER = 1

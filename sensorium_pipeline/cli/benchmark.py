@@ -45,6 +45,8 @@ def evaluate(
         return
     for result in summary.evaluated:
         console.print(f"{result.identifier}  {result.name}: {result.status} {result.reason}".rstrip(), highlight=False)
+    for refused in summary.refused:
+        console.print(f"{refused.identifier} was not taken in: {refused.reason}", highlight=False)
     console.print(f"{len(summary.evaluated)} evaluated, {len(summary.known)} known before")
 
 

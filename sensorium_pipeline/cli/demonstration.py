@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from sensorium_pipeline.recordings.simulation import simulate_recording
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, load_session_data, read_session
 from sensorium_pipeline.sessions.records import SessionRecord
-from sensorium_pipeline.sessions.release import create_release, phase, read_release
+from sensorium_pipeline.sessions.release import Release, change_phases, create_release, read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, dataset_url, open_dataset, open_workspace
-from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import IsolationTier
+from sensorium_pipeline.submissions.sending import submit
+from sensorium_pipeline.submissions.teams import Kind, Token, add_team, parse_token, read_team, token_of
 from sensorium_pipeline.tables import rank_all
 from sensorium_pipeline.terminal import console
 
@@ -88,10 +90,10 @@ def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration
                 workspace,
                 RELEASE,
                 [record.name for record in records],
-                final=phase("open"),
                 references={"sensorium": "organisers/LN baseline", "sensorium+": "organisers/LN baseline"},
             )
-            _submit(workspace, folder / "submissions")
+            release = change_phases(workspace, RELEASE, final="open")
+            _submit(workspace, release, folder / "submissions")
         with timed("evaluate and publish"):
             summary = evaluate_submissions(RELEASE, settings.root)
         return Demonstration(
@@ -167,21 +169,29 @@ def _ingest(folder: Path, root: str) -> list[SessionRecord]:
         return list(pool.map(lambda mouse: ingest_session(str(folder / mouse.name), root), MICE))
 
 
-def _submit(workspace: Workspace, folder: Path) -> None:
-    """Both baselines to both tracks, a predictions file, a submission that crashes and one that pries."""
+def _submit(workspace: Workspace, release: Release, folder: Path) -> None:
+    """Both baselines to both tracks, a predictions file, a submission that crashes and one that pries; each with its team's token."""
+    organisers = _token(workspace, "organisers", "organisers")
     for architecture in ("ln", "cnn"):
         path = folder / architecture
         _write_baseline(path, architecture)
         for track in ("sensorium", "sensorium+"):
-            submit(workspace, path, "organisers", track)
+            submit(workspace, release, path, organisers, track)
     _write_predictions(workspace, folder / "ridge")
-    submit(workspace, folder / "ridge", "linear-lab", "sensorium")
+    submit(workspace, release, folder / "ridge", _token(workspace, "linear-lab"), "sensorium")
     for name, team in (("crashing", "unlucky"), ("prying", "curious")):
         path = folder / name
         path.mkdir(parents=True, exist_ok=True)
         for file in sorted((TEMPLATES / name).iterdir()):
             (path / file.name.removesuffix(".template")).write_bytes(file.read_bytes())
-        submit(workspace, path, team, "sensorium")
+        submit(workspace, release, path, _token(workspace, team), "sensorium")
+
+
+def _token(workspace: Workspace, team: str, kind: Kind = "team") -> Token:
+    """The token of a team, as `sensorium team add` issues it."""
+    if read_team(workspace.sealed, team) is None:
+        add_team(workspace.sealed, team, datetime.now(UTC), kind=kind)
+    return parse_token(token_of(workspace.sealed, team))
 
 
 def _write_baseline(path: Path, architecture: str) -> None:

@@ -1,5 +1,6 @@
 """Commands around the catalogue: sessions, releases and the leak audit."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -54,7 +55,13 @@ def release(
     name: Annotated[str, typer.Argument(help="Name of the release.")],
     sessions: Annotated[list[str] | None, typer.Argument(help="Its sessions; left out, the phases of the release change.")] = None,
     live: Annotated[State | None, typer.Option(help="Show scores of the live tier (test).", show_default=False)] = None,
-    final: Annotated[State | None, typer.Option(help="Show scores of the final tier (final_test).", show_default=False)] = None,
+    final: Annotated[
+        State | None, typer.Option(help="Show scores of the final tier (final_test), of --phase or all.", show_default=False)
+    ] = None,
+    phase: Annotated[str | None, typer.Option(help="The one phase that --final is about.", show_default=False)] = None,
+    phases: Annotated[
+        Path | None, typer.Option(help="TOML with a table [[phase]] for each: name, opens, closes, time_zone, per_day.", show_default=False)
+    ] = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(help="Reference baseline of a track, TRACK=TEAM/NAME; may be given once for each track.", show_default=False),
@@ -62,28 +69,28 @@ def release(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Audit sessions for leaks and name them a release, or open and close its tiers."""
+    """Audit sessions for leaks and name them a release, or change its phases and the tiers it shows."""
     from sensorium_pipeline.sessions import release as releases
+    from sensorium_pipeline.sessions.phases import Phase, read_phases
 
     workspace = workspace_of(root)
-    live_phase = releases.phase(live) if live else None
-    final_phase = releases.phase(final) if final else None
+    given = read_phases(phases) if phases else None
     if sessions:
-        made, _ = releases.create_release(
-            workspace,
-            name,
-            sessions,
-            live=live_phase or releases.phase("open"),
-            final=final_phase or releases.phase("closed"),
-            references=dict(_reference(each) for each in reference or ()),
-        )
+        references = dict(_reference(each) for each in reference or ())
+        made, _ = releases.create_release(workspace, name, sessions, live=live or "open", phases=given or (Phase(),), references=references)
+        if final:
+            made = releases.change_phases(workspace, name, final=final, phase=phase)
     else:
-        made = releases.change_phases(workspace, name, live=live_phase, final=final_phase)
+        made = releases.change_phases(workspace, name, live=live, final=final, phase=phase, phases=given)
     if json:
         print_json(made)
         return
     rows = [(s.name, s.role, s.track or "both", s.open_digest[:12]) for s in made.sessions]
-    print_table(f"Release {made.name}: live {made.live.state}, final {made.final.state}", ("session", "role", "track", "digest"), rows)
+    print_table(f"Release {made.name}: live {made.live}, final {made.final}", ("session", "role", "track", "digest"), rows)
+    for one in made.phases:
+        quota = f"{one.per_day} a day for each team and track"
+        shown = "final tier shown" if one.final_opened else "final tier closed"
+        console.print(f"Phase {one.name}: {one.dates}, {quota} ({one.time_zone}), {shown}", highlight=False)
 
 
 def audit(

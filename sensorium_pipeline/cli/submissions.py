@@ -2,14 +2,20 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sensorium_pipeline.cli.common import Json, ReleaseName, Root, workspace_of
-from sensorium_pipeline.terminal import console, messages, print_json, progress_bars
+from sensorium_pipeline.cli.common import Json, ReleaseName, Root, settings_of, workspace_of
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.terminal import console, messages, print_json, print_table, progress_bars
+
+if TYPE_CHECKING:
+    from sensorium_pipeline.submissions.teams import Token
 
 PANEL = "Submissions"
+Identifier = Annotated[str, typer.Argument(metavar="TEAM/TRACK/N", help="One of the team's own submissions, as `submit` named it.")]
+TeamOption = Annotated[str | None, typer.Option(help="Name of the team; the token says it where it is left out.", show_default=False)]
 TrackOption = Annotated[str, typer.Option(help="sensorium or sensorium+.")]
 
 
@@ -18,6 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command("new-submission", rich_help_panel=PANEL)(new_submission)
     app.command(rich_help_panel=PANEL)(check)
     app.command(rich_help_panel=PANEL)(submit)
+    app.command("submissions", rich_help_panel=PANEL)(list_sent)
+    app.command(rich_help_panel=PANEL)(choose)
+    app.command(rich_help_panel=PANEL)(withdraw)
     app.command(rich_help_panel=PANEL)(predict)
 
 
@@ -66,20 +75,81 @@ def check(
 
 def submit(
     folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the submission.")],
-    team: Annotated[str, typer.Option(help="Name of the team.")],
     track: TrackOption,
+    team: TeamOption = None,
+    release: ReleaseName = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Validate a submission and put it into the inbox."""
-    from sensorium_pipeline.submissions.inbox import submit as put
+    """Validate a submission, sign it with the team's token (SENSORIUM_TEAM_TOKEN) and put it into the inbox."""
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.submissions.package import load_submission
+    from sensorium_pipeline.submissions.sending import known_track
+    from sensorium_pipeline.submissions.sending import submit as put
 
-    record = put(workspace_of(root), folder, team, track)
+    workspace = workspace_of(root)
+    # A mistake in the submission is the first thing to know, before there is a token or a release.
+    known_track(track)
+    load_submission(folder)
+    token = _token(root, team)
+    sent = put(workspace, choose_release(workspace.open, release), folder, token, track)
     if json:
-        print_json({"identifier": record.identifier, **record.model_dump(mode="json")})
+        print_json({"identifier": sent.identifier, **sent.model_dump(mode="json")})
+    elif sent.duplicate:
+        console.print(f"{sent.name}: you submitted this already, as {sent.identifier}; no quota is used.", highlight=False)
+    else:
+        what = f"{sent.name} is submitted as {sent.identifier} (digest {sent.digest[:12]})"
+        console.print(f"{what}; it is evaluated with the next run.", highlight=False)
+
+
+def withdraw(identifier: Identifier, release: ReleaseName = None, root: Root = None) -> None:
+    """Withdraw a submission of your team: it leaves the tables with the next evaluation; its results stay in the record."""
+    _request(identifier, "withdraw", release, root)
+    console.print(f"{identifier} is withdrawn; the tables follow with the next evaluation.", highlight=False)
+
+
+def choose(identifier: Identifier, release: ReleaseName = None, root: Root = None) -> None:
+    """Choose the submission that counts for your team on the final tier; without a choice its best on the live tier counts."""
+    _request(identifier, "choose", release, root)
+    console.print(f"{identifier} counts on the final tier.", highlight=False)
+
+
+def list_sent(team: TeamOption = None, release: ReleaseName = None, root: Root = None, json: Json = False) -> None:
+    """List what your team submitted, and what became of it."""
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.submissions import sending
+
+    workspace = workspace_of(root)
+    token = _token(root, team)
+    sent = sending.list_sent(workspace, choose_release(workspace.open, release), token)
+    if json:
+        print_json(sent)
         return
-    said = "was submitted before as" if record.duplicate else "is submitted as"
-    console.print(f"{record.name} {said} {record.identifier} (digest {record.digest[:12]}); it is evaluated with the next run.")
+    rows = [(f"{token.team}/{s.track}/{s.number}", f"{s.at:%Y-%m-%d %H:%M}", s.digest[:12], s.state, s.reason) for s in sent]
+    print_table(f"Submissions of {token.team}", ("submission", "sent (UTC)", "digest", "state", ""), rows)
+
+
+def _request(identifier: str, action: Literal["withdraw", "choose"], release: str | None, root: str | None) -> None:
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.submissions.sending import request
+
+    workspace = workspace_of(root)
+    token = _token(root, None)
+    request(workspace, choose_release(workspace.open, release), identifier, action, token)
+
+
+def _token(root: str | None, team: str | None) -> "Token":
+    """The token of the environment, which must be the named team's."""
+    from sensorium_pipeline.submissions.teams import check_team_name, parse_token
+
+    if team is not None:
+        check_team_name(team)
+    token = parse_token(settings_of(root).team_token)
+    if team not in (None, token.team):
+        raise InputError(
+            f"the token is team {token.team}'s", where="SENSORIUM_TEAM_TOKEN", advice=f"Leave --team out, or set the token of {team}"
+        )
+    return token
 
 
 def predict(

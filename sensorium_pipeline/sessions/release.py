@@ -1,18 +1,21 @@
 """Releases: which sessions make up a competition, which tiers are opened when, and what submissions are measured against."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import InputError, OrganiserError
 from sensorium_pipeline.recordings.raw_session import Role, Track
 from sensorium_pipeline.sessions.audit import AuditReport, audit_session
 from sensorium_pipeline.sessions.catalogue import read_session
+from sensorium_pipeline.sessions.phases import Phase, check_phases
 from sensorium_pipeline.sessions.schema import TRACKS, known_track
 from sensorium_pipeline.sessions.tiers import Tier
 from sensorium_pipeline.storage import Series, Store, Workspace
+
+State = Literal["open", "closed"]
 
 
 class ReleasedSession(BaseModel):
@@ -26,34 +29,14 @@ class ReleasedSession(BaseModel):
     open_digest: str
 
 
-class Phase(BaseModel):
-    """Whether the scores of a tier are shown, and the dates announced (ISO 8601), for showing.
-
-    The state is what decides: a phase does not open by itself when its date comes.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    state: Literal["closed", "open"]
-    opens: str | None = None
-    closes: str | None = None
-
-    @field_validator("opens", "closes")
-    @classmethod
-    def _is_a_date(cls, value: str | None) -> str | None:
-        if value is not None:
-            datetime.fromisoformat(value)
-        return value
-
-
 class Release(BaseModel):
     """A competition: the pointer `releases/<name>` of the open store.
 
     Attributes:
         name: of the release.
         sessions: by name, ascending.
-        live: phase of the tier `test`.
-        final: phase of the tier `final_test`.
+        live: whether scores of the tier `test` are shown; those of `final_test` are opened phase by phase.
+        phases: when submissions are taken, in the order of time.
         references: for a track, the reference submission "team/name" that improvements are measured against.
     """
 
@@ -61,8 +44,8 @@ class Release(BaseModel):
 
     name: str
     sessions: tuple[ReleasedSession, ...]
-    live: Phase = Phase(state="open")
-    final: Phase = Phase(state="closed")
+    live: State = "open"
+    phases: tuple[Phase, ...] = (Phase(),)
     references: dict[Track, str] = {}
 
     @property
@@ -73,8 +56,17 @@ class Release(BaseModel):
     @property
     def opened_tiers(self) -> tuple[Tier, ...]:
         """Tiers whose scores are shown. Opening a tier reveals scores, never responses."""
-        phases: tuple[tuple[Tier, Phase], ...] = (("test", self.live), ("final_test", self.final))
-        return tuple(tier for tier, phase in phases if phase.state == "open")
+        shown: tuple[tuple[Tier, bool], ...] = (("test", self.live == "open"), ("final_test", self.final == "open"))
+        return tuple(tier for tier, is_shown in shown if is_shown)
+
+    @property
+    def final(self) -> State:
+        """Whether the final tier of any phase is shown."""
+        return "open" if any(phase.final_opened is not None for phase in self.phases) else "closed"
+
+    def phase(self, name: str) -> Phase | None:
+        """The phase of this name, or None."""
+        return next((phase for phase in self.phases if phase.name == name), None)
 
     def competition_sessions(self, track: str) -> tuple[ReleasedSession, ...]:
         """Sessions that submissions to a track are scored on."""
@@ -90,8 +82,8 @@ def create_release(
     name: str,
     sessions: Sequence[str],
     *,
-    live: Phase = Phase(state="open"),
-    final: Phase = Phase(state="closed"),
+    live: State = "open",
+    phases: Sequence[Phase] = (Phase(),),
     references: Mapping[str, str] | None = None,
 ) -> tuple[Release, list[AuditReport]]:
     """Audit sessions and name them a release; the same release again appends nothing.
@@ -100,8 +92,8 @@ def create_release(
         workspace: needs its open store; with the sealed and lab stores the audit sees more.
         name: letters, digits, dots, dashes.
         sessions: names of published sessions; their current versions are taken.
-        live: phase of the tier `test`.
-        final: phase of the tier `final_test`.
+        live: whether scores of the tier `test` are shown.
+        phases: when submissions are taken, see `sessions.phases`.
         references: by track, "team/name" of the reference submission.
 
     Raises:
@@ -123,17 +115,55 @@ def create_release(
         name=name,
         sessions=tuple(ReleasedSession(name=s.name, role=s.role, track=s.track, open_digest=s.open_digest) for s in published),
         live=live,
-        final=final,
+        phases=check_phases(phases, f"release {name}"),
         references=baselines,
     )
     _append(workspace.open, release)
     return release, reports
 
 
-def change_phases(workspace: Workspace, name: str, *, live: Phase | None = None, final: Phase | None = None) -> Release:
-    """Open or close the phases of a release; its sessions stay as they are. Phases left out do not change."""
+def change_phases(
+    workspace: Workspace,
+    name: str,
+    *,
+    live: State | None = None,
+    final: State | None = None,
+    phase: str | None = None,
+    phases: Sequence[Phase] | None = None,
+    at: datetime | None = None,
+) -> Release:
+    """Change what a release shows and when it takes submissions; its sessions stay as they are, and so does what is left out.
+
+    Args:
+        workspace: needs its open store.
+        name: of the release.
+        live: whether scores of the tier `test` are shown.
+        final: open or close the final tier of all phases, or of `phase` alone. From then on no team of the phase can choose any more.
+        phase: name of the one phase that `final` is about.
+        phases: the phases from now on; those that keep their name keep their final tier open.
+        at: the moment of opening; left out, now.
+
+    Raises:
+        InputError: there is no such release or phase, or the phases overlap.
+    """
     release = read_release(workspace.open, name)
-    changed = release.model_copy(update={"live": live or release.live, "final": final or release.final})
+    current = release.phases
+    if phases is not None:
+        opened = {one.name: one.final_opened for one in current}
+        current = check_phases(
+            [one.model_copy(update={"final_opened": one.final_opened or opened.get(one.name)}) for one in phases], f"release {name}"
+        )
+    if phase is not None and phase not in {one.name for one in current}:
+        known = ", ".join(one.name for one in current)
+        raise InputError(f"the release has no phase {phase!r}", where=f"release {name}", advice=f"Its phases: {known}.")
+    if final is not None:
+        moment = (at or datetime.now(UTC)) if final == "open" else None
+        current = tuple(
+            # What is open already stays open since then.
+            one.model_copy(update={"final_opened": moment and (one.final_opened or moment)}) if phase in (None, one.name) else one
+            for one in current
+        )
+    changed = release.model_copy(update={"live": live or release.live, "phases": current})
     _append(workspace.open, changed)
     return changed
 
@@ -164,17 +194,6 @@ def choose_release(store: Store, name: str | None = None) -> Release:
 def list_releases(store: Store) -> list[Release]:
     """Current version of every release of an open store, sorted by name."""
     return [read_release(store, name) for name in store.list("releases")]
-
-
-def phase(state: str, opens: str | None = None, closes: str | None = None) -> Phase:
-    """A phase from text; `InputError` where the state or a date cannot be read."""
-    try:
-        return Phase.model_validate({"state": state, "opens": opens, "closes": closes})
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        raise InputError(
-            f"{field} cannot be read", where="phase", advice='The state is "open" or "closed", dates are like 2022-10-15.'
-        ) from error
 
 
 def _reference(track: str, reference: str) -> str:

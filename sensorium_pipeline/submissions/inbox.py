@@ -1,25 +1,84 @@
-"""The inbox: submissions as sent, kept under their digest, and an event for each in its team's series."""
+"""The inbox: what teams sent, as they signed it, and what the organisers decided about each.
+
+A submission's files lie in the inbox store under their digest, and a signed statement names them in the series
+`submissions/<team>/<track>`; requests (to withdraw, to choose) stand in `requests/<team>/<track>`. Anyone who may write there could write
+anything, so nothing in the inbox counts until it was taken in: the decision, under the same number, is a generation of the sealed
+store's `intake/`, made once and never changed. Evaluation and tables read decisions alone.
+"""
 
 import re
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Final, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from sensorium_pipeline.errors import InputError, SubmissionError
-from sensorium_pipeline.storage import Series, Workspace, download_files, write_files
-from sensorium_pipeline.submissions.package import DESCRIPTION, TRACKS, Track, load_submission, submission_files
+from sensorium_pipeline.errors import PlatformError, SubmissionError
+from sensorium_pipeline.storage import Series, Store, Workspace, download_files, list_files
+from sensorium_pipeline.storage.series import open_envelope
+from sensorium_pipeline.submissions.package import MOST_BYTES, MOST_FILES, TRACKS, Track
 
-TEAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+SUBMISSIONS: Final = "submissions"
+REQUESTS: Final = "requests"
+Kind = Literal["submissions", "requests"]
+State = Literal["waiting", "accepted", "refused", "scored", "failed", "platform failed", "withdrawn"]
+LARGEST_EVENT = 64 * 1024
+_EVENT = re.compile(r"(submissions|requests)/([^/]+)/([^/]+)/(\d{6,})\.json")
+T = TypeVar("T", bound=BaseModel)
 
 
-class SubmissionEvent(BaseModel):
-    """What is stored when a submission is taken in.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Statement(_Record):
+    """What a team says when it submits, and signs.
 
     Attributes:
+        release: the competition it is for.
         digest: of the submission's files in the inbox store.
-        has_code: whether it needs a sandbox; otherwise it is a predictions file.
-        seeds: one evaluation each; a predictions file has one.
+        at: by the team's own clock; when it counts as received is the store's to say.
+    """
+
+    release: str
+    team: str
+    track: Track
+    digest: str
+    at: AwareDatetime
+
+
+class Request(Statement):
+    """What a team says when it withdraws a submission, or chooses the one that counts on the final tier; the digest names it."""
+
+    action: Literal["withdraw", "choose"]
+
+
+class SignedStatement(_Record):
+    """A statement with the number of the token and the signature, as it stands in the inbox."""
+
+    statement: Statement
+    token: int
+    signature: str
+
+
+class SignedRequest(_Record):
+    """The same of a request."""
+
+    statement: Request
+    token: int
+    signature: str
+
+
+class SubmissionRecord(_Record):
+    """A submission that was taken in.
+
+    Attributes:
+        name, has_code, seeds: as its submission.toml says; without code it is a predictions file, and has one seed.
+        digest: of its files in the inbox store.
+        submitted_at: when the inbox store received it.
+        number: in the series of its team and track.
+        release: the competition it was sent to; phase: in which of its phases.
     """
 
     team: str
@@ -28,19 +87,10 @@ class SubmissionEvent(BaseModel):
     digest: str
     has_code: bool
     seeds: list[int]
-    submitted_at: datetime
-
-
-class SubmissionRecord(SubmissionEvent):
-    """A submission in the inbox.
-
-    Attributes:
-        number: of the event in the series of the team and track.
-        duplicate: the same content was there already, and this is the record of the first time.
-    """
-
+    submitted_at: AwareDatetime
     number: int
-    duplicate: bool = False
+    release: str
+    phase: str
 
     @property
     def identifier(self) -> str:
@@ -48,69 +98,186 @@ class SubmissionRecord(SubmissionEvent):
         return f"{self.team}/{self.track}/{self.number}"
 
 
-def submit(workspace: Workspace, folder: Path, team: str, track: str) -> SubmissionRecord:
-    """Check a submission and put it into the inbox; the same content again gives the record of the first time.
+class Decision(_Record):
+    """What the organisers decided about one submission: generation of `intake/submissions/<team>/<track>` in the sealed store.
+
+    Attributes:
+        number: of the submission in its series of the inbox.
+        received: when the inbox store received it.
+        release, digest: as its statement says; empty where that is not the team's.
+        reason: why it was refused; empty where it was taken in.
+        submission: None where it was refused.
+    """
+
+    team: str
+    track: str
+    number: int
+    received: AwareDatetime
+    release: str = ""
+    digest: str = ""
+    reason: str = ""
+    submission: SubmissionRecord | None = None
+
+    @property
+    def identifier(self) -> str:
+        """`team/track/number`."""
+        return f"{self.team}/{self.track}/{self.number}"
+
+
+class RequestDecision(_Record):
+    """The same about a request: generation of `intake/requests/<team>/<track>`."""
+
+    team: str
+    track: str
+    number: int
+    received: AwareDatetime
+    reason: str = ""
+    request: Request | None = None
+
+    @property
+    def identifier(self) -> str:
+        """`team/track/request number`."""
+        return f"{self.team}/{self.track}/request {self.number}"
+
+
+class Standing(_Record):
+    """One line of what a team may know of its submissions."""
+
+    number: int
+    digest: str
+    state: State
+    reason: str = ""
+
+
+class Standings(_Record):
+    """Series `standings/<release>/<team>/<track>` in the inbox store, written by the organisers for the team."""
+
+    entries: tuple[Standing, ...]
+
+
+class Waiting(_Record):
+    """Something in the inbox that is not decided yet: where it lies, how large it is, and when the store received it."""
+
+    team: str
+    track: str
+    number: int
+    path: str
+    size: int
+    received: datetime
+
+
+def waiting(workspace: Workspace, kind: Kind) -> list[Waiting]:
+    """Everything of a kind that was not decided yet, by team, track and number; two listings, whatever was decided before."""
+    decided = {entry.path.removeprefix("intake/") for entry in workspace.sealed.walk(f"intake/{kind}")}
+    found = []
+    for entry in workspace.inbox.walk(kind):
+        match = _EVENT.fullmatch(entry.path)
+        if match and entry.path not in decided and int(match[4]) > 0:
+            place = Waiting(team=match[2], track=match[3], number=int(match[4]), path=entry.path, size=entry.size, received=entry.modified)
+            found.append(place)
+    return sorted(found, key=lambda place: (place.team, place.track, place.number))
+
+
+def read_event(inbox: Store, path: str, kind: type[T]) -> T | None:
+    """What somebody wrote into the inbox; None where it is no such record, or larger than one can be."""
+    payload = inbox.read_range(path, 0, LARGEST_EVENT + 1)
+    if len(payload) > LARGEST_EVENT:
+        return None
+    try:
+        return open_envelope(payload, kind, path)
+    except PlatformError:
+        return None
+
+
+def list_decisions(workspace: Workspace) -> list[Decision]:
+    """Every decision about a submission, by team, track and number."""
+    return list(_decisions(workspace.sealed, SUBMISSIONS, Decision))
+
+
+def list_requests(workspace: Workspace) -> list[RequestDecision]:
+    """Every decision about a request, by team, track and number."""
+    return list(_decisions(workspace.sealed, REQUESTS, RequestDecision))
+
+
+def list_submissions(workspace: Workspace, release: str | None = None, *, withdrawn: bool = False) -> list[SubmissionRecord]:
+    """The submissions that were taken in, by team, track and number.
+
+    Args:
+        workspace: needs its sealed store.
+        release: only those sent to it.
+        withdrawn: also those that were withdrawn.
+    """
+    gone = {} if withdrawn else withdrawals(workspace)
+    found: list[SubmissionRecord] = []
+    seen: set[tuple[str, ...]] = set()
+    for decision in list_decisions(workspace):
+        record = decision.submission
+        if record is None or release not in (None, record.release):
+            continue
+        key = (record.release, record.team, record.track, record.digest)
+        if key not in seen and key not in gone:
+            seen.add(key)
+            found.append(record)
+    return found
+
+
+def withdrawals(workspace: Workspace) -> dict[tuple[str, ...], datetime]:
+    """When what was withdrawn, by (release, team, track, digest)."""
+    found: dict[tuple[str, ...], datetime] = {}
+    for decision in list_requests(workspace):
+        if decision.request is not None and decision.request.action == "withdraw":
+            found.setdefault(_key(decision.request), decision.received)
+    return found
+
+
+def choices(workspace: Workspace, release: str, track: str) -> dict[str, str]:
+    """The submission that each team chose last, team -> digest; a copy of an earlier request changes nothing."""
+    newest: dict[str, Request] = {}
+    for decision in list_requests(workspace):
+        request = decision.request
+        if request is None or (request.action, request.release, request.track) != ("choose", release, track):
+            continue
+        if request.team not in newest or newest[request.team].at < request.at:
+            newest[request.team] = request
+    return {team: request.digest for team, request in newest.items()}
+
+
+def decision_series(sealed: Store, kind: Kind, team: str, track: str) -> Series:
+    """Where decisions stand, under the numbers of the inbox."""
+    return Series(sealed, f"intake/{kind}/{team}/{track}")
+
+
+def standings_series(inbox: Store, release: str, team: str, track: str) -> Series:
+    """Where a team reads what became of its submissions."""
+    return Series(inbox, f"standings/{release}/{team}/{track}")
+
+
+def check_size(workspace: Workspace, digest: str) -> None:
+    """Refuse files that are more or larger than a submission may be.
 
     Raises:
-        InputError: the team's name or the track is not usable.
-        SubmissionError: the submission is not valid, or is for the other track.
+        MissingObjectError: the inbox has no files of this digest.
+        SubmissionError: too many, or too large.
     """
-    if not TEAM.fullmatch(team):
-        raise InputError(
-            f"{team[:60]!r} is no name for a team",
-            where="team",
-            advice="Use small letters, digits, - and _, beginning with a letter or digit, at most 40",
-        )
-    known = next((name for name in TRACKS if name == track), None)
-    if known is None:
-        raise InputError(f"unknown track {track[:40]!r}", where="track", advice=f"Choose one of {', '.join(TRACKS)}")
-    submission = load_submission(folder)
-    if submission.track not in (None, known):
-        advice = f"Submit it to {submission.track}, or change the field"
-        raise SubmissionError(f"it is for {submission.track}, not for {known}", where=f"{folder / DESCRIPTION}, track", advice=advice)
-    digest = write_files(workspace.inbox, {name: folder / name for name in submission_files(folder)}).digest
-    event = SubmissionEvent(
-        team=team,
-        track=known,
-        name=submission.name,
-        digest=digest,
-        has_code=submission.entry_point is not None,
-        seeds=submission.seeds if submission.entry_point is not None else [0],
-        submitted_at=datetime.now(UTC),
-    )
-    events = Series(workspace.inbox, _series(team, known))
-    earlier = [old for old in _numbered(events) if old.digest == digest]
-    if earlier:
-        return earlier[0].model_copy(update={"duplicate": True})
-    return _record(events.append(event), event)
-
-
-def list_submissions(workspace: Workspace) -> list[SubmissionRecord]:
-    """All submissions, by team, track and number; of equal content of one team and track only the first."""
-    found: list[SubmissionRecord] = []
-    for team in workspace.inbox.list("submissions"):
-        for track in TRACKS:
-            seen: set[str] = set()
-            for record in _numbered(Series(workspace.inbox, _series(team, track))):
-                # Two uploads of the same content at the same moment both find nothing earlier.
-                if record.digest not in seen:
-                    seen.add(record.digest)
-                    found.append(record)
-    return found
+    files = list_files(workspace.inbox, digest)
+    size = sum(entry.size for entry in files)
+    if len(files) > MOST_FILES or size > MOST_BYTES:
+        advice = f"{MOST_FILES} files and {MOST_BYTES // 1024**2} MB are the limits"
+        raise SubmissionError(f"{len(files)} files of {size // 1024**2} MB are too much", where=digest[:12], advice=advice)
 
 
 def fetch_submission(workspace: Workspace, record: SubmissionRecord, folder: Path) -> None:
     """Copy a submission's files out of the inbox into a fresh folder."""
+    check_size(workspace, record.digest)
     download_files(workspace.inbox, record.digest, folder)
 
 
-def _series(team: str, track: str) -> str:
-    return f"submissions/{team}/{track}"
+def _decisions(sealed: Store, kind: Kind, model: type[T]) -> Iterator[T]:
+    for team in sealed.list(f"intake/{kind}"):
+        for track in TRACKS:
+            for _, decision in decision_series(sealed, kind, team, track).all(model):
+                yield decision
 
 
-def _numbered(events: Series) -> list[SubmissionRecord]:
-    return [_record(number, event) for number, event in events.all(SubmissionEvent)]
-
-
-def _record(number: int, event: SubmissionEvent) -> SubmissionRecord:
-    return SubmissionRecord(**event.model_dump(), number=number)
+def _key(statement: Statement) -> tuple[str, ...]:
+    return (statement.release, statement.team, statement.track, statement.digest)

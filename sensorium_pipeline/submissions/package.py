@@ -104,18 +104,27 @@ def load_submission(folder: Path) -> Submission:
         raise SubmissionError("it is missing", where=path, advice="`sensorium new-submission DIR` writes a folder to start from")
     if files[DESCRIPTION].st_size > MOST_DESCRIPTION_BYTES:
         raise SubmissionError("it is too large", where=path, advice=f"{MOST_DESCRIPTION_BYTES} bytes are the limit; keep weights beside it")
-    try:
-        submission = Submission.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SubmissionError(f"not readable as TOML: {error}", where=path, advice="See https://toml.io") from error
-    except ValidationError as error:
-        raise _explained(error, path) from error
+    submission = parse_description(path.read_bytes(), path)
     if submission.entry_point is not None:
         _check_entry_point(submission.entry_point, folder, files)
     elif not any(name.startswith(f"{submission.predictions}/") for name in files):
         advice = "Put one <session>.npz for each session into it"
         raise SubmissionError(f"the folder {submission.predictions!r} is missing or empty", where=f"{path}, predictions", advice=advice)
     return submission
+
+
+def parse_description(content: bytes, where: Path) -> Submission:
+    """What a submission.toml says.
+
+    Raises:
+        SubmissionError: naming `where` and the field, and what to change.
+    """
+    try:
+        return Submission.model_validate(tomllib.loads(content.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SubmissionError(f"not readable as TOML: {error}", where=where, advice="See https://toml.io") from error
+    except ValidationError as error:
+        raise _explained(error, where) from error
 
 
 def submission_files(folder: Path) -> dict[str, os.stat_result]:

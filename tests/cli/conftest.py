@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from command_line import Said, in_process
-from small_world import RELEASE, SENSORIUM, World, true_predictions, write_code, write_file_submission
+from small_world import RELEASE, SENSORIUM, World, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.evaluation import list_jobs, predict, score
+from sensorium_pipeline.intake import take_in
 from sensorium_pipeline.sessions.release import read_release
-from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
@@ -29,9 +29,10 @@ def evaluated(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     world = world.copy(folder)
     workspace = world.workspace
     predictions = true_predictions(workspace, SENSORIUM, 0.5)
-    submit(workspace, write_file_submission(folder / "file", "Sharp", SENSORIUM, predictions), "sharp", "sensorium")
+    send(workspace, write_file_submission(folder / "file", "Sharp", SENSORIUM, predictions), "sharp", "sensorium")
     if probe_isolation().tier is not IsolationTier.REFUSE:
-        submit(workspace, write_code(folder / "code", "Mean response"), "baseline", "sensorium")
+        send(workspace, write_code(folder / "code", "Mean response"), "baseline", "sensorium")
+    take_in(workspace)
     for job in list_jobs(workspace, read_release(workspace.open, RELEASE)):
         score(workspace, job, [predict(workspace, job, seed) for seed in job.submission.seeds])
     return world

@@ -109,7 +109,7 @@ def test_names_that_are_not_there(sensorium, world: World, tmp_path: Path) -> No
     assert not (tmp_path / "empty").exists() or not tree_snapshot(tmp_path / "empty")
 
 
-def test_submissions(sensorium, tmp_path: Path) -> None:
+def test_submissions(sensorium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "workspace"
     code = write_code(tmp_path / "code", "Code")
 
@@ -126,6 +126,13 @@ def test_submissions(sensorium, tmp_path: Path) -> None:
     assert_one_error(submit(code), "submission.toml, entry_point", "no function 'make'", "def make(context)")
     replace(code / "submission.toml", "^seeds", "track = 'mouse'\nseeds")
     assert_one_error(submit(code), "submission.toml, track", "unknown track 'mouse'")
+    replace(code / "submission.toml", "^track.*\n", "")
+    replace(code / "submission.toml", "model:make", "model:build")
+    assert_one_error(submit(code), "SENSORIUM_TEAM_TOKEN", "no team token is given", "sensorium team add")
+    monkeypatch.setenv("SENSORIUM_TEAM_TOKEN", "mine")
+    assert_one_error(submit(code), "SENSORIUM_TEAM_TOKEN", "this is not a team token")
+    monkeypatch.setenv("SENSORIUM_TEAM_TOKEN", "sensorium-team.me.1." + "0" * 64)
+    assert_one_error(submit(code), "there is no release yet")
     assert not root.exists() or not tree_snapshot(root)
 
 

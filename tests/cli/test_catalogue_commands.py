@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 from command_line import Said, as_process, assert_one_error
 from PIL import Image
-from small_world import OPEN, RELEASE, SENSORIUM, SENSORIUM_PLUS, World, true_predictions, write_code, write_file_submission
+from small_world import OPEN, RELEASE, SENSORIUM, SENSORIUM_PLUS, World, send, true_predictions, write_code, write_file_submission
 
+from sensorium_pipeline.intake import take_in
 from sensorium_pipeline.scoring import METRIC_VERSION
 from sensorium_pipeline.sessions.catalogue import load_hidden, read_session
-from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.predictions import write_predictions
 
 
@@ -46,9 +46,10 @@ def test_release_and_audit(sensorium, changeable: World) -> None:
     made = parsed(sensorium("release", "second", OPEN, SENSORIUM, "--reference", "sensorium=a/b", "--root", changeable.root, "--json"))
     assert [session["name"] for session in made["sessions"]] == [OPEN, SENSORIUM]
     assert made["references"] == {"sensorium": "a/b"}
-    assert (made["live"]["state"], made["final"]["state"]) == ("open", "closed")
+    assert (made["live"], [phase["final_opened"] for phase in made["phases"]]) == ("open", [None])
     opened = parsed(sensorium("release", "second", "--final", "open", "--root", changeable.root, "--json"))
-    assert opened == {**made, "final": {**made["final"], "state": "open"}}
+    assert opened["phases"][0].pop("final_opened")
+    assert {**opened, "phases": None} == {**made, "phases": None}
     assert_one_error(sensorium("audit", "--root", changeable.root), "several releases", "second")
     reports = parsed(sensorium("audit", "second", "--root", changeable.root, "--json"))
     assert [(report["session"], report["findings"]) for report in reports] == [(OPEN, []), (SENSORIUM, [])]
@@ -100,7 +101,7 @@ def test_score(sensorium, evaluated: World, tmp_path) -> None:
     assert f"{rows.sum()} trials of 6 images, {len(truth.unit_id)} neurons" in said.out
 
 
-def test_new_submission_check_and_submit(sensorium, changeable: World, isolated: None, tmp_path) -> None:
+def test_new_submission_check_and_submit(sensorium, changeable: World, isolated: None, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "mine"
     assert sensorium("new-submission", folder, "--template", "ln").code == 0
     assert (folder / "submission.toml").is_file()
@@ -109,10 +110,35 @@ def test_new_submission_check_and_submit(sensorium, changeable: World, isolated:
     report = parsed(sensorium("check", code, "--root", changeable.root, "--json"))
     assert report["passed"]
     assert report["run"]["status"] == "finished"
-    sent = parsed(sensorium("submit", code, "--team", "me", "--track", "sensorium", "--root", changeable.root, "--json"))
+    issued = sensorium("team", "add", "me", "--root", changeable.root)
+    assert issued.code == 0
+    assert "not shown again" in issued.error
+    monkeypatch.setenv("SENSORIUM_TEAM_TOKEN", issued.out.strip())
+    sent = parsed(sensorium("submit", code, "--track", "sensorium", "--root", changeable.root, "--json"))
     assert (sent["identifier"], sent["duplicate"]) == ("me/sensorium/1", False)
     again = sensorium("submit", code, "--team", "me", "--track", "sensorium", "--root", changeable.root)
-    assert "was submitted before as me/sensorium/1" in again.out
+    assert "you submitted this already, as me/sensorium/1; no quota is used" in again.out
+    listed = parsed(sensorium("submissions", "--root", changeable.root, "--json"))
+    assert [(each["number"], each["track"], each["state"]) for each in listed] == [(1, "sensorium", "waiting")]
+    assert parsed(sensorium("inbox", "--root", changeable.root, "--json"))["inbox"][0]["state"] == "waiting"
+    assert "me/sensorium/1 counts on the final tier" in sensorium("choose", "me/sensorium/1", "--root", changeable.root).out
+    assert "me/sensorium/1 is withdrawn" in sensorium("withdraw", "me/sensorium/1", "--root", changeable.root).out
+    assert [each["what"] for each in parsed(sensorium("inbox", "--root", changeable.root, "--json"))["inbox"]] == [
+        "me/sensorium/1",
+        "me/sensorium/request 1",
+        "me/sensorium/request 2",
+    ]
+    take_in(changeable.workspace)
+    assert "withdrawn" in sensorium("submissions", "--root", changeable.root).out
+    token = issued.out.strip()
+    for command in (["submissions"], ["inbox"], ["team", "list"]):
+        assert token.rpartition(".")[2] not in sensorium(*command, "--root", changeable.root).out
+    assert_one_error(
+        sensorium("submit", code, "--team", "you", "--track", "sensorium", "--root", changeable.root), "the token is team me's"
+    )
+    assert_one_error(sensorium("team", "add", "me", "--root", changeable.root), "the team has a token", "sensorium team revoke me")
+    assert "holds no longer" in sensorium("team", "revoke", "me", "--root", changeable.root).out
+    assert "revoked" in sensorium("team", "list", "--root", changeable.root).out
 
 
 @pytest.mark.parametrize("kind", ["npy", "pictures"])
@@ -137,7 +163,7 @@ def test_a_digital_twin_predicts_any_images(sensorium, evaluated: World, isolate
 
 def test_evaluate_with_services_of_its_own(changeable: World, tmp_path) -> None:
     predictions = true_predictions(changeable.workspace, SENSORIUM, 1.0)
-    submit(changeable.workspace, write_file_submission(tmp_path / "file", "File", SENSORIUM, predictions), "filer", "sensorium")
+    send(changeable.workspace, write_file_submission(tmp_path / "file", "File", SENSORIUM, predictions), "filer", "sensorium")
     said = as_process("evaluate", "--root", changeable.root, "--json", SENSORIUM_WORKERS="1")
     summary = parsed(said)
     assert [(result["identifier"], result["status"]) for result in summary["evaluated"]] == [("filer/sensorium/1", "scored")]

@@ -17,11 +17,10 @@ from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
-from small_world import RELEASE, SENSORIUM, World, true_predictions, write_file_submission
+from small_world import RELEASE, SENSORIUM, World, send, true_predictions, write_file_submission
 
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.services import Services
-from sensorium_pipeline.submissions.inbox import submit
 
 FOREIGN = ("PREFECT_", "SENSORIUM_", "DASK_", "DO_NOT_TRACK")
 
@@ -59,7 +58,7 @@ def up(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("services")
     world = world.copy(folder)
     predictions = true_predictions(world.workspace, SENSORIUM, 1.0)
-    submit(world.workspace, write_file_submission(folder / "file", "File", SENSORIUM, predictions), "nightly-team", "sensorium")
+    send(world.workspace, write_file_submission(folder / "file", "File", SENSORIUM, predictions), "nightly-team", "sensorium")
     done = sensorium("up", "--root", world.root, "--json")
     try:
         assert done.returncode == 0, done.stderr

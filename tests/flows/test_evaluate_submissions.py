@@ -14,6 +14,7 @@ from small_world import (
     SENSORIUM,
     SENSORIUM_PLUS,
     World,
+    send,
     tree_snapshot,
     true_predictions,
     write_code,
@@ -24,9 +25,8 @@ from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.evaluation import find_job, latest_evaluation
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.rankings.records import Row
-from sensorium_pipeline.sessions.release import change_phases, phase, read_release
+from sensorium_pipeline.sessions.release import change_phases, read_release
 from sensorium_pipeline.storage import list_files
-from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
@@ -131,7 +131,7 @@ def first_night(world: World, isolated: None, prefect_api: str, on_cluster: str,
         ("narrow", spoil("shape", drop_neurons), "sensorium"),
         ("elsewhere", spoil("ids", change_id), "sensorium"),
     ):
-        submit(workspace, path, team, track)
+        send(workspace, path, team, track)
     return evaluate(world)
 
 
@@ -194,7 +194,7 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
     )
     assert b'"test"' in public
     assert b'"tier":"final_test"' not in public.replace(b" ", b"")
-    change_phases(workspace, RELEASE, final=phase("open"))
+    change_phases(workspace, RELEASE, final="open")
     try:
         opened = publish_rankings(RELEASE, world.root)
         assert opened.new
@@ -203,7 +203,7 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
         # The responses themselves stay where they were.
         assert not any(path.startswith("sealed/") for path in tree_snapshot(Path(world.root) / "open"))
     finally:
-        change_phases(workspace, RELEASE, final=phase("closed"))
+        change_phases(workspace, RELEASE, final="closed")
         publish_rankings(RELEASE, world.root)
 
 
@@ -245,7 +245,7 @@ def test_the_second_night_runs_nothing_and_one_new_submission_runs_one(first_nig
     assert len(second.summary.known) == 9
     assert task_runs_of(second.state, "evaluate ", 0) == []
     assert tree_snapshot(Path(world.root)) == before
-    submit(world.workspace, write_code(tmp_path / "late", "Late", gain=0.02), "latecomer", "sensorium")
+    send(world.workspace, write_code(tmp_path / "late", "Late", gain=0.02), "latecomer", "sensorium")
     third = evaluate(world)
     assert [result.identifier for result in third.summary.evaluated] == ["latecomer/sensorium/1"]
     assert [task.name for task in task_runs_of(third.state, "evaluate ", 1)] == ["evaluate latecomer/sensorium/1"]
@@ -265,10 +265,9 @@ def test_what_the_platform_lost_fails_the_run_and_no_other_submission(
     workspace = world.workspace
     for team, noise in (("lost", 1.0), ("whole", 2.0)):
         predictions = true_predictions(workspace, SENSORIUM, noise)
-        record = submit(workspace, write_file_submission(tmp_path / team, team, SENSORIUM, predictions), team, "sensorium")
+        send(workspace, write_file_submission(tmp_path / team, team, SENSORIUM, predictions), team, "sensorium")
         if team == "lost":
-            manifest = next(path for path in Path(world.root, "inbox").rglob("*") if path.is_file() and record.digest in path.name)
-            manifest.unlink()
+            next(Path(world.root, "inbox", "data").rglob(f"{SENSORIUM}.npz")).unlink()
     night = evaluate(world)
     with pytest.raises(PlatformError, match="the platform failed on some submissions") as caught:
         night.state.result()

@@ -10,13 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed.client import Client
-from small_world import MEAN_RESPONSE, RELEASE, World, write_code
+from small_world import MEAN_RESPONSE, RELEASE, World, send, write_code
 
 from sensorium_pipeline.compute import local_cluster
 from sensorium_pipeline.evaluation import find_job, is_current
 from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.submissions.inbox import submit
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 from sensorium_pipeline.tables import rank
@@ -60,8 +59,8 @@ def running(client: Client) -> dict[str, dict[str, float]]:
 
 def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, copied: World, one_worker: str, tmp_path: Path) -> None:
     code = MEAN_RESPONSE.replace("def train(self, sessions):", "def train(self, sessions):\n            import time; time.sleep(1)")
-    submit(copied.workspace, write_code(tmp_path / "one", "One", code, seeds=(1, 2)), "one", "sensorium")
-    submit(copied.workspace, write_code(tmp_path / "two", "Two", code, seeds=(1, 2), gain=0.02), "two", "sensorium")
+    send(copied.workspace, write_code(tmp_path / "one", "One", code, seeds=(1, 2)), "one", "sensorium")
+    send(copied.workspace, write_code(tmp_path / "two", "Two", code, seeds=(1, 2), gain=0.02), "two", "sensorium")
     seen: dict[str, dict[str, float]] = {}
     most = 0
     with ThreadPoolExecutor(1) as pool, Client(one_worker, set_as_default=False) as client:
@@ -80,7 +79,7 @@ def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, c
 
 def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(isolated: None, copied: World, on_cluster: str, tmp_path: Path) -> None:
     for team, gain in (("sleeper", 0.01), ("neighbour", 0.02)):
-        submit(copied.workspace, write_code(tmp_path / team, team, SLEEPING, gain=gain), team, "sensorium")
+        send(copied.workspace, write_code(tmp_path / team, team, SLEEPING, gain=gain), team, "sensorium")
     with ThreadPoolExecutor(1) as pool, Client(on_cluster, set_as_default=False) as client:
         night = pool.submit(evaluate, copied)
         deadline = time.monotonic() + 60
@@ -122,7 +121,7 @@ def test_a_machine_without_isolation_refuses_strangers_code_and_says_so(
     tools = tmp_path / "tools"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))  # no bwrap there
-    submit(copied.workspace, write_code(tmp_path / "code", "Code"), "stranger", "sensorium")
+    send(copied.workspace, write_code(tmp_path / "code", "Code"), "stranger", "sensorium")
     with local_cluster(Settings(workers=1)) as cluster:
         monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", cluster.scheduler_address)
         summary = evaluate(copied).result()

@@ -1,9 +1,12 @@
 """Releases: audited before they are named, versioned, and clear about what may not be."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.sessions.release import Phase, change_phases, choose_release, create_release, list_releases, phase, read_release
+from sensorium_pipeline.sessions.phases import Phase, phase_at, read_phases
+from sensorium_pipeline.sessions.release import change_phases, choose_release, create_release, list_releases, read_release
 from sensorium_pipeline.storage import Series
 
 
@@ -27,7 +30,7 @@ def test_a_release_names_audited_sessions_by_digest(workspace, three):
     assert choose_release(workspace.open) == choose_release(workspace.open, "2022") == release
     create_release(workspace, "2022", three, references={"sensorium": "organisers/cnn"})
     assert Series(workspace.open, "releases/2022").numbers() == [1]
-    opened = change_phases(workspace, "2022", final=Phase(state="open", opens="2022-10-15"))
+    opened = change_phases(workspace, "2022", final="open")
     assert opened.opened_tiers == ("test", "final_test")
     assert opened.sessions == release.sessions
     assert list_releases(workspace.open) == [opened]
@@ -64,7 +67,68 @@ def test_bad_releases(workspace, name, sessions, said):
         create_release(workspace, name, sessions)
 
 
-@pytest.mark.parametrize(("state", "opens"), [("ajar", None), ("open", "soon")])
-def test_bad_phases(state, opens):
-    with pytest.raises(InputError, match="cannot be read"):
-        phase(state, opens)
+PHASES = """
+[[phase]]
+name = "ongoing"
+opens = 2022-11-01T00:00:00Z
+after_competition = true
+
+[[phase]]
+name = "competition"
+opens = 2022-06-20T00:00:00+02:00
+closes = 2022-10-15T23:59:00+02:00
+time_zone = "Europe/Berlin"
+per_day = 2
+"""
+
+
+class TestPhases:
+    def test_from_a_file(self, tmp_path):
+        (tmp_path / "phases.toml").write_text(PHASES)
+        competition, ongoing = read_phases(tmp_path / "phases.toml")
+        assert (competition.name, competition.per_day, ongoing.per_day) == ("competition", 2, 1)
+        assert competition.dates == "from 2022-06-20 00:00 to 2022-10-15 23:59 Europe/Berlin"
+        first, last = datetime(2022, 6, 19, 22, tzinfo=UTC), datetime(2022, 10, 15, 21, 59, tzinfo=UTC)
+        assert phase_at((competition, ongoing), first) == competition
+        assert phase_at((competition, ongoing), first - timedelta(seconds=1)) is None
+        assert phase_at((competition, ongoing), last) is None
+        assert phase_at((competition, ongoing), last + timedelta(days=365)) == ongoing
+        assert competition.day(first) == "2022-06-20"
+        # The clocks go back in the night to 30 October: that day has 25 hours.
+        assert competition.next_day(datetime(2022, 10, 30, 22, 30, tzinfo=UTC)).isoformat() == "2022-10-31T00:00:00+01:00"
+
+    @pytest.mark.parametrize(("old", "new", "said"), [
+        ("+02:00", "", "phase 2, opens: Input should have timezone info"),
+        ("Europe/Berlin", "Berlin", "phase 2, time_zone: no such time zone"),
+        ("2022-10-15", "2022-06-15", "phase 2: it closes before it opens"),
+        ("2022-11-01", "2022-10-01", "'competition' and 'ongoing' hold at the same time"),
+        ("opens = 2022-11-01T00:00:00Z", "", "hold at the same time"),
+        ('"ongoing"', '"competition"', "two of one name"),
+        ("per_day", "a_day", "phase 2, a_day: Extra inputs are not permitted"),
+        ("per_day = 2", "per_day = 0", "greater than or equal to 1"),
+        ("[[phase]]", "[phase]", "cannot be read as TOML"),
+        ("[[phase]]", "[[phases]]", "must hold tables"),
+    ])  # fmt: skip
+    def test_bad_files(self, tmp_path, old, new, said):
+        path = tmp_path / "phases.toml"
+        path.write_text(PHASES.replace(old, new))
+        with pytest.raises(InputError, match=said) as caught:
+            read_phases(path)
+        assert str(path) in str(caught.value)
+        assert caught.value.advice
+
+    def test_the_final_tier_opens_phase_by_phase_and_stays_open(self, workspace, publish, raw_of):
+        (record,) = [publish(raw_of())]
+        competition = Phase(name="competition", closes=datetime(2022, 10, 15, tzinfo=UTC))
+        create_release(workspace, "2022", [record.name], phases=[competition])
+        moment = datetime(2022, 10, 16, tzinfo=UTC)
+        opened = change_phases(workspace, "2022", final="open", phase="competition", at=moment)
+        ongoing = Phase(name="ongoing", opens=moment, after_competition=True)
+        release = change_phases(workspace, "2022", phases=[ongoing, competition])
+        assert opened.opened_tiers == release.opened_tiers == ("test", "final_test")
+        assert [(phase.name, phase.final_opened) for phase in release.phases] == [("competition", moment), ("ongoing", None)]
+        later = change_phases(workspace, "2022", final="open", at=moment + timedelta(days=9))
+        assert [phase.final_opened for phase in later.phases] == [moment, moment + timedelta(days=9)]
+        assert change_phases(workspace, "2022", final="closed").final == "closed"
+        with pytest.raises(InputError, match="Its phases: competition, ongoing"):
+            change_phases(workspace, "2022", final="open", phase="winter")

@@ -1,17 +1,42 @@
-"""Taking submissions in: kept by content, once, in their team's own series."""
+"""What teams send, and what the organisers take in: signatures, dates, quotas, duplicates, requests."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+from small_world import write_code
 from submission_samples import write_submission
 
 from sensorium_pipeline.errors import InputError, SubmissionError
+from sensorium_pipeline.evaluation import EvaluationRecord, Job, PredictionRecord, refuse
+from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
+from sensorium_pipeline.sessions.phases import Phase
+from sensorium_pipeline.sessions.release import Release, ReleasedSession, change_phases
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace, open_workspace
-from sensorium_pipeline.submissions.inbox import fetch_submission, list_submissions, submit
+from sensorium_pipeline.storage import Series, Workspace, open_workspace
+from sensorium_pipeline.submissions.inbox import (
+    Decision,
+    Request,
+    SignedRequest,
+    SignedStatement,
+    Statement,
+    SubmissionRecord,
+    choices,
+    fetch_submission,
+    list_decisions,
+    list_submissions,
+)
 from sensorium_pipeline.submissions.package import submission_files
+from sensorium_pipeline.submissions.run import Failure, RunOutcome
+from sensorium_pipeline.submissions.sending import Sent, list_sent, request, submit
+from sensorium_pipeline.submissions.teams import Token, add_team, list_teams, parse_token, revoke_team, token_of
 
 BUILD = "def build(context):\n    pass\n"
+NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
+SESSIONS = tuple(ReleasedSession(name=f"{n}-1-1", role="competition", track=track, open_digest=str(n)) for n, track in ((1, "sensorium"), (2, "sensorium+")))  # fmt: skip  # noqa: E501
 
 
 @pytest.fixture
@@ -19,45 +44,391 @@ def workspace(tmp_path: Path) -> Workspace:
     return open_workspace(Settings(root=str(tmp_path / "workspace")))
 
 
-def test_in_and_out_again(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.fixture
+def release(workspace: Workspace) -> Release:
+    """One submission a day and two failures, by the clock of Berlin; open in March 2027."""
+    phase = Phase(
+        opens=datetime(2027, 3, 1, tzinfo=UTC), closes=datetime(2027, 4, 1, tzinfo=UTC), time_zone="Europe/Berlin", failed_per_day=2
+    )
+    made = Release(name="2027", sessions=SESSIONS, phases=(phase,))
+    Series(workspace.open, "releases/2027").append(made)
+    return made
+
+
+@pytest.fixture
+def token(workspace: Workspace) -> Token:
+    return parse_token(add_team(workspace.sealed, "lobe-lab", NOON))
+
+
+class Post:
+    """Sends small submissions, each with content of its own, and lets the store receive them at the moment they were sent."""
+
+    def __init__(self, workspace: Workspace, release: Release, folder: Path) -> None:
+        self.workspace, self.release, self.folder = workspace, release, folder
+        self.count = 0
+
+    def send(self, token: Token, at: datetime = NOON, track: str = "sensorium", text: str | None = None) -> Sent:
+        self.count += 1
+        folder = write_submission(self.folder / str(self.count), text or f"{BUILD}# {self.count}\n")
+        sent = submit(self.workspace, self.release, folder, token, track, at)
+        if not sent.duplicate:
+            self.received(f"submissions/{sent.identifier}", at)
+        return sent
+
+    def received(self, event: str, at: datetime) -> None:
+        head, _, number = event.rpartition("/")
+        path = Path(self.workspace.inbox.url.removeprefix("file://")) / head / f"{int(number):06d}.json"
+        os.utime(path, (at.timestamp(), at.timestamp()))
+
+    def forge(self, team: str, statement: Statement, signature: str, number: int = 1) -> None:
+        """What anybody with write access to the inbox could put there."""
+        series = Series(self.workspace.inbox, f"submissions/{team}/{statement.track}")
+        self.received(f"{series.name}/{series.append(SignedStatement(statement=statement, token=number, signature=signature))}", NOON)
+
+
+@pytest.fixture
+def post(workspace: Workspace, release: Release, tmp_path: Path) -> Post:
+    return Post(workspace, release, tmp_path / "sent")
+
+
+def reasons(workspace: Workspace) -> dict[str, str]:
+    return {decision.identifier: decision.reason for decision in list_decisions(workspace)}
+
+
+def finish(workspace: Workspace, release: Release, record: SubmissionRecord, failed: bool) -> None:
+    """An evaluation that ended, as rankings and quotas see it."""
+    failure = Failure(error="SubmissionError", fault="participant", problem="it broke", where="", advice="") if failed else None
+    outcome = RunOutcome(status="failed" if failed else "finished", failure=failure, seed=0, tier="none needed")
+    run = PredictionRecord(outcome=outcome, device_class="cpu")
+    evaluation = EvaluationRecord(identifier=record.identifier, submission_digest=record.digest, inputs_digest="", runs=(run,))
+    Series(workspace.sealed, f"evaluations/{release.name}/{record.identifier}").append(evaluation)
+
+
+def test_in_and_out_again(workspace: Workspace, release: Release, token: Token, tmp_path: Path) -> None:
     folder = write_submission(tmp_path / "mine", BUILD)
     (folder / "weights").mkdir()
     (folder / "weights" / "core.npz").write_bytes(b"weights")
-    record = submit(workspace, folder, "lobe-lab", "sensorium")
-    assert (record.name, record.seeds, record.has_code, record.duplicate) == ("test", [0], True, False)
-    assert list_submissions(workspace) == [record]
+    sent = submit(workspace, release, folder, token, "sensorium", NOON)
+    assert (sent.identifier, sent.name, sent.phase, sent.duplicate) == ("lobe-lab/sensorium/1", "test", "competition", False)
+    assert list_submissions(workspace) == []  # nothing counts before it is taken in
+    Post(workspace, release, tmp_path).received("submissions/lobe-lab/sensorium/1", NOON)
+    assert [decision.reason for decision in take_in(workspace)] == [""]
+    (record,) = list_submissions(workspace)
+    assert (record.identifier, record.name, record.seeds, record.has_code) == ("lobe-lab/sensorium/1", "test", [0], True)
+    assert (record.submitted_at, record.release, record.phase, record.digest) == (NOON, "2027", "competition", sent.digest)
     fetch_submission(workspace, record, tmp_path / "fetched")
     assert submission_files(tmp_path / "fetched").keys() == submission_files(folder).keys()
     assert (tmp_path / "fetched" / "weights" / "core.npz").read_bytes() == b"weights"
+    assert take_in(workspace) == []
 
 
-def test_same_content_is_recognised(workspace: Workspace, tmp_path: Path) -> None:
-    folder = write_submission(tmp_path / "mine", BUILD)
-    first = submit(workspace, folder, "lobe-lab", "sensorium")
-    again = submit(workspace, write_submission(tmp_path / "copy", BUILD), "lobe-lab", "sensorium")
-    assert again.duplicate
-    assert again.identifier == first.identifier
-    assert submit(workspace, folder, "lobe-lab", "sensorium+").duplicate is False
-    assert submit(workspace, folder, "other", "sensorium").duplicate is False
-    (folder / "model.py").write_text(BUILD + "# changed\n")
-    changed = submit(workspace, folder, "lobe-lab", "sensorium")
-    assert not changed.duplicate
-    assert changed.number > first.number == again.number
-    assert [record.team for record in list_submissions(workspace)] == ["lobe-lab"] * 3 + ["other"]
-
-
-@pytest.mark.parametrize("team", ["", "../sealed", "a/b", "Lobe Lab", "x" * 41, "-x", "a\n", "é"])
-def test_team_names(workspace: Workspace, tmp_path: Path, team: str) -> None:
-    folder = write_submission(tmp_path / "mine", BUILD)
-    with pytest.raises(InputError, match="is no name for a team"):
-        submit(workspace, folder, team, "sensorium")
-    assert list_submissions(workspace) == []
-
-
-def test_wrong_track(workspace: Workspace, tmp_path: Path) -> None:
+def test_wrong_track(workspace: Workspace, release: Release, token: Token, tmp_path: Path) -> None:
     folder = write_submission(tmp_path / "mine", BUILD, 'name = "x"\ntrack = "sensorium+"\nentry_point = "model:build"\n')
     with pytest.raises(SubmissionError, match=r"submission.toml, track: it is for sensorium\+, not for sensorium"):
-        submit(workspace, folder, "lobe-lab", "sensorium")
+        submit(workspace, release, folder, token, "sensorium", NOON)
     with pytest.raises(InputError, match=r"unknown track 'retina'. Choose one of sensorium, sensorium"):
-        submit(workspace, folder, "lobe-lab", "retina")
-    assert list_submissions(workspace) == []
+        submit(workspace, release, folder, token, "retina", NOON)
+    assert workspace.inbox.walk("") == []
+
+
+class TestTokens:
+    @pytest.mark.parametrize("team", ["", "../sealed", "a/b", "Lobe Lab", "x" * 41, "-x", "a\n", "é", "a.b"])
+    def test_team_names(self, workspace: Workspace, team: str) -> None:
+        with pytest.raises(InputError, match="is no name for a team"):
+            add_team(workspace.sealed, team, NOON)
+        assert list_teams(workspace.sealed) == []
+
+    def test_a_token_is_shown_once_and_nowhere_kept(self, workspace: Workspace, post: Post, token: Token) -> None:
+        key = token.key.hex()
+        assert key not in repr(token)
+        post.send(token)
+        take_in(workspace)
+        everything = b"".join(path.read_bytes() for path in post.folder.parent.joinpath("workspace").rglob("*") if path.is_file())
+        assert key.encode() not in everything
+        with pytest.raises(InputError, match="the team has a token") as caught:
+            add_team(workspace.sealed, "lobe-lab", NOON)
+        assert key not in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["", "secret", "sensorium-team.x.1.abc", "sensorium-team.lobe-lab.1." + "G" * 64])
+    def test_a_text_that_is_no_token(self, text: str) -> None:
+        with pytest.raises(InputError, match="SENSORIUM_TEAM_TOKEN") as caught:
+            parse_token(SecretStr(text))
+        assert not text or text not in str(caught.value)
+
+    def test_only_the_team_itself_can_send(self, workspace: Workspace, post: Post, token: Token) -> None:
+        other = parse_token(add_team(workspace.sealed, "other-lab", NOON))
+        sent = post.send(token)
+        mine = Statement(release="2027", team="lobe-lab", track="sensorium", digest=sent.digest, at=NOON)
+        changed = mine.model_copy(update={"digest": "0" * 64})
+        post.forge("lobe-lab", changed, other.sign(changed))  # signed by somebody else
+        post.forge("lobe-lab", changed, token.sign(mine))  # the signature of another submission
+        post.forge("lobe-lab", changed, "é" * 64)
+        post.forge("other-lab", mine, token.sign(mine))  # copied to another team
+        post.forge("nobody", mine.model_copy(update={"team": "nobody"}), "0" * 64)
+        post.forge("lobe-lab", mine, token.sign(mine))  # sent again, word by word
+        take_in(workspace)
+        assert reasons(workspace) == {
+            "lobe-lab/sensorium/1": "",
+            "lobe-lab/sensorium/2": "the signature is not the team's",
+            "lobe-lab/sensorium/3": "the signature is not the team's",
+            "lobe-lab/sensorium/4": "the signature is not the team's",
+            "lobe-lab/sensorium/5": "it was submitted before as lobe-lab/sensorium/1",
+            "other-lab/sensorium/1": "it stands among those of other-lab/sensorium, and is of lobe-lab/sensorium",
+            "nobody/sensorium/1": "there is no such team",
+        }
+        # What others put there cost the team nothing: neither here nor where it looks before it sends.
+        assert post.send(token, NOON + timedelta(days=1)).number == 6
+        take_in(workspace)
+        assert reasons(workspace)["lobe-lab/sensorium/6"] == ""
+
+    def test_forged_records_take_no_place_of_the_same_day(self, workspace: Workspace, post: Post, token: Token) -> None:
+        statement = Statement(release="2027", team="lobe-lab", track="sensorium", digest="0" * 64, at=NOON)
+        post.forge("lobe-lab", statement, "0" * 64)
+        post.forge("lobe-lab", statement, "0" * 64, number=7)
+        assert post.send(token).number == 3
+        take_in(workspace)
+        assert reasons(workspace)["lobe-lab/sensorium/3"] == ""
+
+    def test_rubbish_in_the_inbox_is_refused_and_stops_nothing(self, workspace: Workspace, post: Post, token: Token) -> None:
+        workspace.inbox.create("submissions/lobe-lab/sensorium/000001.json", b"{not json")
+        workspace.inbox.create("submissions/lobe-lab/sensorium/000002.json", b"[" * 200_000)
+        workspace.inbox.create("submissions/lobe-lab/retina/000001.json", b"{}")
+        workspace.inbox.create("requests/lobe-lab/sensorium/000001.json", b"\xff")
+        post.send(token)
+        take_in(workspace)
+        found = reasons(workspace)
+        assert found["lobe-lab/sensorium/3"] == ""
+        assert {found[f"lobe-lab/sensorium/{number}"] for number in (1, 2)} == {"it is not a readable record"}
+        assert take_in(workspace) == []
+
+    def test_a_revoked_token(self, workspace: Workspace, post: Post, token: Token) -> None:
+        post.send(token)
+        take_in(workspace)
+        post.send(token, NOON + timedelta(days=1))
+        revoke_team(workspace.sealed, "lobe-lab", NOON)
+        take_in(workspace)
+        assert reasons(workspace) == {"lobe-lab/sensorium/1": "", "lobe-lab/sensorium/2": "the team's token was revoked"}
+        with pytest.raises(InputError, match="revoked before"):
+            revoke_team(workspace.sealed, "lobe-lab", NOON)
+        with pytest.raises(InputError, match="no such team has a token"):
+            token_of(workspace.sealed, "lobe-lab")
+        fresh = parse_token(add_team(workspace.sealed, "lobe-lab", NOON))
+        assert (fresh.number, fresh.key != token.key) == (3, True)
+        post.send(token, NOON + timedelta(days=2))
+        post.send(fresh, NOON + timedelta(days=3))
+        take_in(workspace)
+        assert reasons(workspace)["lobe-lab/sensorium/3"] == "it is signed with a token that was replaced"
+        assert reasons(workspace)["lobe-lab/sensorium/4"] == ""
+
+    def test_two_workspaces_have_two_secrets(self, workspace: Workspace, token: Token, tmp_path: Path) -> None:
+        other = open_workspace(Settings(root=str(tmp_path / "other")))
+        assert parse_token(add_team(other.sealed, "lobe-lab", NOON)).key != token.key
+
+
+class TestQuotas:
+    def test_one_a_day_by_the_clock_of_the_phase(self, workspace: Workspace, post: Post, token: Token) -> None:
+        evening = datetime(2027, 3, 2, 22, 30, tzinfo=UTC)  # 23:30 in Berlin
+        post.send(token, evening)
+        with pytest.raises(InputError, match=r"team lobe-lab has used its 1 submission of 2027-03-02 to sensorium") as caught:
+            post.send(token, evening + timedelta(minutes=29))
+        assert caught.value.where == "lobe-lab/sensorium/1"
+        assert "The next day begins at 2027-03-03 00:00 Europe/Berlin" in caught.value.advice
+        assert post.send(token, evening + timedelta(minutes=31)).number == 2
+        assert post.send(token, evening, "sensorium+").number == 1
+        take_in(workspace)
+        assert set(reasons(workspace).values()) == {""}
+
+    def test_what_counts_is_when_the_store_received_it(self, workspace: Workspace, post: Post, token: Token) -> None:
+        for day in range(3):
+            # By its own clock the team sent these on three days.
+            sent = post.send(token, NOON + timedelta(days=day))
+            post.received(f"submissions/{sent.identifier}", NOON + timedelta(hours=day))
+        take_in(workspace)
+        assert [reason.partition(" by")[0] for reason in reasons(workspace).values()] == [
+            "",
+            *["the quota of 1 a day was used on 2027-03-01 (Europe/Berlin)"] * 2,
+        ]
+
+    def test_the_same_again_is_recognised_and_costs_nothing(self, workspace: Workspace, post: Post, token: Token) -> None:
+        first = post.send(token, text=BUILD)
+        again = post.send(token, text=BUILD)
+        assert (again.duplicate, again.identifier) == (True, first.identifier)
+        take_in(workspace)
+        assert post.send(token, NOON + timedelta(days=3), text=BUILD).duplicate
+        other = parse_token(add_team(workspace.sealed, "other", NOON))
+        assert not post.send(other, text=BUILD).duplicate
+        assert not post.send(token, track="sensorium+", text=BUILD).duplicate
+
+    def test_what_was_refused_can_be_sent_again(self, workspace: Workspace, post: Post, token: Token) -> None:
+        post.send(token)
+        sent = post.send(token, NOON + timedelta(days=1), text=BUILD)
+        post.received(f"submissions/{sent.identifier}", NOON)
+        take_in(workspace)
+        assert reasons(workspace)["lobe-lab/sensorium/2"].endswith("submit it again another day")
+        again = post.send(token, NOON + timedelta(days=1), text=BUILD)
+        assert (again.duplicate, again.number) == (False, 3)
+        take_in(workspace)
+        assert reasons(workspace)["lobe-lab/sensorium/3"] == ""
+
+    @pytest.mark.parametrize(
+        ("outcomes", "accepted"),
+        [
+            (["scored"], 1),
+            (["failed", "scored"], 2),
+            (["failed", "failed", "failed"], 3),
+            (["platform", "platform", "platform", "platform", "scored"], 5),
+            (["refused here", "scored"], 2),
+        ],
+    )
+    def test_failures_are_capped_apart_and_the_platforms_are_refunded(
+        self, workspace: Workspace, release: Release, post: Post, token: Token, outcomes: list[str], accepted: int
+    ) -> None:
+        for outcome in outcomes:
+            post.send(token)
+            (decision,) = take_in(workspace)
+            assert isinstance(decision, Decision)
+            record = decision.submission
+            assert record is not None, decision.reason
+            if outcome == "platform":
+                record_platform_failure(workspace, record, "the disk is full")
+            elif outcome == "refused here":
+                refuse(workspace, Job(submission=record, release=release), "no isolation")
+            else:
+                finish(workspace, release, record, failed=outcome == "failed")
+            update_standings(workspace, {("lobe-lab", "sensorium")})
+        with pytest.raises(InputError, match="has used its 1 submission of 2027-03-01"):
+            post.send(token)
+        assert len(list_submissions(workspace)) == accepted
+
+    def test_two_at_once_share_no_place(self, workspace: Workspace, post: Post, token: Token, release: Release, tmp_path: Path) -> None:
+        folders = [write_submission(tmp_path / f"at-once-{number}", f"{BUILD}# {number}\n") for number in range(4)]
+
+        def put(folder: Path) -> str:
+            try:
+                return submit(workspace, release, folder, token, "sensorium", NOON).identifier
+            except InputError as error:
+                return error.problem
+
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(put, folders))
+        assert sum(text.startswith("lobe-lab/") for text in said) == 1
+        for entry in workspace.inbox.walk("submissions"):
+            post.received(entry.path.removesuffix(".json"), NOON)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(take_in, [workspace] * 4))
+        assert len(list_submissions(workspace)) == 1
+        assert list(reasons(workspace).values()).count("") == 1
+
+    def test_the_organisers_have_none(self, workspace: Workspace, post: Post) -> None:
+        token = parse_token(add_team(workspace.sealed, "organisers", NOON, kind="organisers"))
+        for day in (-90, 0, 0, 90):
+            post.send(token, NOON + timedelta(days=day))
+        take_in(workspace)
+        assert set(reasons(workspace).values()) == {""}
+        claimed = parse_token(SecretStr(token_of(workspace.sealed, "organisers").get_secret_value()))
+        assert claimed.kind == "organisers"
+
+    def test_a_team_cannot_call_itself_organisers(self, workspace: Workspace, post: Post, token: Token) -> None:
+        own = token_of(workspace.sealed, "lobe-lab").get_secret_value().replace("-team.", "-organisers.")
+        for _ in range(2):
+            post.send(parse_token(SecretStr(own)))
+        take_in(workspace)
+        assert list(reasons(workspace).values()).count("") == 1
+
+
+class TestPhases:
+    @pytest.mark.parametrize("at", [datetime(2027, 2, 28, 23, 59, tzinfo=UTC), datetime(2027, 4, 1, tzinfo=UTC)])
+    def test_outside_of_all_phases(self, workspace: Workspace, post: Post, token: Token, at: datetime) -> None:
+        with pytest.raises(InputError, match="no submissions are taken now") as caught:
+            post.send(token, at)
+        assert "competition from 2027-03-01 01:00 to 2027-04-01 02:00 Europe/Berlin" in caught.value.advice
+        assert workspace.inbox.walk("") == []
+        sent = post.send(token)  # its own clock says March
+        post.received(f"submissions/{sent.identifier}", at)
+        take_in(workspace)
+        assert "between phases: competition from" in reasons(workspace)["lobe-lab/sensorium/1"]
+
+    def test_the_phase_is_kept_with_the_submission(self, workspace: Workspace, post: Post, token: Token, release: Release) -> None:
+        after = Phase(name="ongoing", opens=datetime(2027, 5, 1, tzinfo=UTC), after_competition=True)
+        post.release = change_phases(workspace, "2027", phases=[after, *release.phases])
+        post.send(token)
+        post.send(token, datetime(2028, 1, 1, tzinfo=UTC))
+        take_in(workspace)
+        assert [record.phase for record in list_submissions(workspace)] == ["competition", "ongoing"]
+
+
+class TestRequests:
+    @pytest.fixture
+    def two(self, workspace: Workspace, post: Post, token: Token) -> list[Sent]:
+        sent = [post.send(token, NOON + timedelta(days=day)) for day in range(2)]
+        take_in(workspace)
+        return sent
+
+    def test_withdrawn_is_gone_and_stays_in_the_record(self, workspace: Workspace, release: Release, token: Token, two: list[Sent]) -> None:
+        request(workspace, release, "lobe-lab/sensorium/1", "withdraw", token)
+        take_in(workspace)
+        assert [record.number for record in list_submissions(workspace)] == [2]
+        assert [record.number for record in list_submissions(workspace, withdrawn=True)] == [1, 2]
+        assert [(one.number, one.state) for one in list_sent(workspace, release, token)] == [(1, "withdrawn"), (2, "accepted")]
+        with pytest.raises(InputError, match="it was withdrawn before"):
+            request(workspace, release, "lobe-lab/sensorium/1", "choose", token)
+
+    def test_the_last_choice_holds_and_an_old_one_sent_again_does_not(
+        self, workspace: Workspace, release: Release, token: Token, two: list[Sent]
+    ) -> None:
+        for number, day in ((1, 3), (2, 4)):
+            request(workspace, release, f"lobe-lab/sensorium/{number}", "choose", token, NOON + timedelta(days=day))
+        copied = workspace.inbox.read("requests/lobe-lab/sensorium/000001.json")
+        workspace.inbox.create("requests/lobe-lab/sensorium/000003.json", copied)
+        assert {decision.reason for decision in take_in(workspace)} == {""}
+        assert choices(workspace, "2027", "sensorium") == {"lobe-lab": two[1].digest}
+        assert choices(workspace, "2027", "sensorium+") == {}
+
+    def test_only_by_its_own_team(self, workspace: Workspace, release: Release, token: Token, two: list[Sent]) -> None:
+        other = parse_token(add_team(workspace.sealed, "other", NOON))
+        with pytest.raises(InputError, match="the token is team other's"):
+            request(workspace, release, "lobe-lab/sensorium/1", "withdraw", other)
+        with pytest.raises(InputError, match="the team sent no such submission"):
+            request(workspace, release, "lobe-lab/sensorium/9", "withdraw", token)
+        statement = Request(release="2027", team="lobe-lab", track="sensorium", digest=two[0].digest, at=NOON, action="withdraw")
+        signed = SignedRequest(statement=statement, token=1, signature=other.sign(statement))
+        Series(workspace.inbox, "requests/lobe-lab/sensorium").append(signed)
+        assert [decision.reason for decision in take_in(workspace)] == ["the signature is not the team's"]
+        assert len(list_submissions(workspace)) == 2
+
+    def test_nobody_chooses_after_seeing_final_scores(
+        self, workspace: Workspace, release: Release, post: Post, token: Token, two: list[Sent]
+    ) -> None:
+        request(workspace, release, "lobe-lab/sensorium/1", "choose", token)
+        post.received("requests/lobe-lab/sensorium/1", NOON + timedelta(days=2))
+        request(workspace, release, "lobe-lab/sensorium/2", "choose", token)
+        post.received("requests/lobe-lab/sensorium/2", NOON + timedelta(days=4))
+        opened = change_phases(workspace, "2027", final="open", at=NOON + timedelta(days=3))
+        assert [decision.reason for decision in take_in(workspace)] == ["", "it was chosen after the final scores were shown"]
+        assert choices(workspace, "2027", "sensorium") == {"lobe-lab": two[0].digest}
+        with pytest.raises(InputError, match="final scores are shown already"):
+            request(workspace, opened, "lobe-lab/sensorium/2", "choose", token)
+
+
+def test_what_was_taken_in_cannot_be_changed_from_the_inbox(workspace: Workspace, post: Post, token: Token) -> None:
+    post.send(token)
+    take_in(workspace)
+    before = list_submissions(workspace)
+    workspace.inbox.replace("submissions/lobe-lab/sensorium/000001.json", b"{}")
+    assert take_in(workspace) == []
+    assert list_submissions(workspace) == before
+
+
+def test_files_that_are_gone(workspace: Workspace, post: Post, token: Token) -> None:
+    post.send(token)
+    next(Path(workspace.inbox.url.removeprefix("file://"), "manifests").iterdir()).unlink()
+    assert [decision.reason for decision in take_in(workspace)] == ["its files are not in the inbox; submit it again"]
+
+
+def test_code_for_both_tracks(workspace: Workspace, release: Release, token: Token, tmp_path: Path) -> None:
+    folder = write_code(tmp_path / "code", "Code", seeds=(1, 2))
+    for track in ("sensorium", "sensorium+"):
+        sent = submit(workspace, release, folder, token, track, NOON)
+        Post(workspace, release, tmp_path).received(f"submissions/{sent.identifier}", NOON)
+    take_in(workspace)
+    assert [(record.track, record.seeds) for record in list_submissions(workspace)] == [("sensorium", [1, 2]), ("sensorium+", [1, 2])]
