@@ -1,22 +1,34 @@
 """A plain movie to a folder with its cells, traces and activity, and a file of traces to a file of activity."""
 
+import errno
+import hashlib
+import json
 import shutil
-import tempfile
-import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from pydantic import BaseModel
-from zarr.errors import ZarrUserWarning
+from zarr.storage import LocalStore
 
-from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.imaging.deconvolution import deconvolve
-from sensorium_pipeline.imaging.extraction import ImagingParameters, PlaneExtraction, extract_plane
-from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
+from sensorium_pipeline.imaging.extraction import extract_plane
+from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
+from sensorium_pipeline.imaging.plane_report import plane_report
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
+from sensorium_pipeline.imaging.scratch import held_folder
+from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_movie
+from sensorium_pipeline.settings import RootSettings
+from sensorium_pipeline.storage import Store, trees
+from sensorium_pipeline.storage.digests import READ_BYTES
 
 DATASET = "extraction.zarr"
 TRACES_A_BLOCK = 256
@@ -41,6 +53,9 @@ def extract_movie(
 ) -> PlaneMetrics:
     """Motion, cells, traces and activity of a movie (frames, y, x).
 
+    What was finished of a run that was killed, or that found the disk full, lies in a hidden folder beside `out` and is gone on with. A
+    result that is there already, of the same movie and options, is found and not made again.
+
     Args:
         movie: TIFF, HDF5 or zarr; read a few frames at a time.
         out: folder that gets extraction.zarr, report.md and pictures; appears whole or not at all.
@@ -50,44 +65,99 @@ def extract_movie(
         progress: of every stage.
 
     Raises:
-        InputError: the movie cannot be read or measured, or `out` exists.
+        InputError: the movie cannot be read or measured, or something else lies at `out`.
+        PlatformError: the disk is full.
     """
-    if out.exists():
-        raise InputError("something lies there already", where=out, advice="Name a new folder.")
     opened = open_movie(movie, dataset)
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=out, advice="Choose a folder that is writable.") from error
-    try:
-        scratch = fresh / "scratch"
-        scratch.mkdir()
+    parameters = ImagingParameters()
+    keys = stage_keys(
+        _digest_of_movie(movie, dataset, progress),
+        frame_rate=frame_rate,
+        pixel_size=pixel_size,
+        bidirectional=False,
+        parameters=parameters,
+    )
+    name = f".{out.name}.unfinished"
+    if out.exists():
+        metrics = _finished(out, keys)
+        # A run may have been killed between its last step and the removal of what it no longer needed.
+        shutil.rmtree(out.absolute().with_name(name), ignore_errors=True)
+        return metrics
+    with _writable(out), held_folder(out.absolute().parent, name, progress) as unfinished:
+        if out.exists():
+            return _finished(out, keys)
+        scratch = unfinished / "scratch"
+        for folder in scratch.glob("*"):
+            if folder.name not in keys.motion:
+                shutil.rmtree(folder)
         plane = extract_plane(
             opened,
             frame_rate=frame_rate,
             pixel_size=pixel_size,
             bidirectional=False,
-            parameters=ImagingParameters(),
+            parameters=parameters,
             scratch=scratch,
+            finished=StageResults(Store("unfinished", RootSettings(url=str(unfinished / "stages"))), keys),
             progress=progress,
         )
-        shutil.rmtree(scratch)
+        result = unfinished / "result"
+        shutil.rmtree(result, ignore_errors=True)
+        result.mkdir()
         data = to_dataset(plane)
-        data.attrs["movie"] = movie.name
-        with warnings.catch_warnings():
-            # Consolidated metadata of zarr v3 is an extension that every reader may ignore.
-            warnings.simplefilter("ignore", ZarrUserWarning)
-            data.to_zarr(fresh / DATASET, zarr_format=3, consolidated=True)
-        (fresh / "report.md").write_text(_report(movie.name, plane))
-        for name, picture in draw_all(plane).items():
-            (fresh / name).write_bytes(picture)
-        fresh.chmod(0o755)
-        fresh.rename(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        data.attrs["movie"], data.attrs["extraction"] = movie.name, keys.activity
+        store = LocalStore(result / DATASET)
+        trees.write_tree(store, xr.DataTree(data), progress)
+        trees.consolidate(store, str(result / DATASET))
+        for name, content in plane_report(movie.name, plane, judge(plane.metrics)).items():
+            (result / name).write_bytes(content)
+        result.rename(out)
     return plane.metrics
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Errors of the file system as errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise PlatformError(
+                "the disk is full", where=out, advice="Free space there and repeat the command: it goes on from what was finished."
+            ) from error
+        raise InputError(f"cannot be written ({error.strerror})", where=out, advice="Choose a folder that is writable.") from error
+
+
+def _finished(out: Path, keys: StageKeys) -> PlaneMetrics:
+    """The metrics of a result that is there already."""
+    try:
+        attributes = json.loads((out / DATASET / "zarr.json").read_text())["attributes"]
+        if attributes["extraction"] == keys.activity:
+            return PlaneMetrics.model_validate(attributes["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(
+        "something lies there already, and not the result of this movie and these options", where=out, advice="Name a new folder."
+    )
+
+
+def _digest_of_movie(movie: Path, dataset: str | None, progress: ProgressCallback) -> str:
+    """sha256 over the file or the files of the folder, and the name of the dataset."""
+    files = sorted(path for path in movie.rglob("*") if path.is_file()) if movie.is_dir() else [movie]
+    total, done = sum(file.stat().st_size for file in files), 0
+    state = hashlib.sha256(json.dumps([dataset or "", [file.relative_to(movie).as_posix() for file in files]]).encode())
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(import_module, "sensorium_pipeline.imaging.motion")  # loads torch meanwhile
+        try:
+            for file in files:
+                with file.open("rb") as stream:
+                    while block := stream.read(READ_BYTES):
+                        state.update(block)
+                        done += len(block)
+                        progress(Progress("check the movie", done, total))
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", where=movie, advice="Copy the movie again.") from error
+        loading.result()
+    return state.hexdigest()
 
 
 def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: ProgressCallback = silent) -> DeconvolutionSummary:
@@ -119,20 +189,3 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     finally:
         part.unlink(missing_ok=True)
     return DeconvolutionSummary(neurons=dff.shape[0], frames=dff.shape[1], median_noise=float(np.median(noise)))
-
-
-def _report(name: str, plane: PlaneExtraction) -> str:
-    lines = [
-        f"# {name}",
-        "",
-        f"{plane.metrics.kept_cells} cells at {plane.frame_rate:g} frames/s.",
-        "",
-        "| measurement | value |",
-        "|---|---|",
-    ]
-    lines += [f"| {field.replace('_', ' ')} | {value:.4g} |" for field, value in plane.metrics.model_dump().items()]
-    if failed := [str(gate) for gate in judge(plane.metrics) if not gate.passed]:
-        lines += ["", "A session with this plane would not be published: " + "; ".join(failed) + "."]
-    for file, caption in CAPTIONS.items():
-        lines += ["", f"![{caption}]({file})"]
-    return "\n".join(lines) + "\n"

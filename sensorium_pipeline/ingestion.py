@@ -1,39 +1,41 @@
-"""A raw session on its way into the workspace: each plane is put away as soon as it is done, then the session is published.
+"""A raw session on its way into the workspace: each stage of each plane is put away as soon as it is done, then the session is published.
 
-A plane's result is keyed by the recording's digest, the plane and the parameters, so a run that was killed goes on from the planes
+Results are keyed by the recording's digest, the plane and the parameters, so a run that was killed goes on from the planes and stages
 that were finished, and a second run finds everything done.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.environment import code_version, environment_digest
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.extraction import ImagingParameters, extract_plane
-from sensorium_pipeline.imaging.plane_dataset import from_dataset, to_dataset
+from sensorium_pipeline.imaging.extraction import extract_plane
+from sensorium_pipeline.imaging.parameters import ImagingParameters
+from sensorium_pipeline.imaging.plane_dataset import assemble
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.imaging.stage_results import STAGE_VERSIONS, StageDigests, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_session
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
-from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_dataset
-
-EXTRACTION_VERSION = 1
-"""Counted up whenever the same frames and parameters give other cells, traces or activity."""
+from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result
 
 
 class PlaneRecord(BaseModel):
-    """What was extracted from one plane: where it lies in the lab store, and its measurements."""
+    """What was extracted from one plane: where its stages lie in the lab store, and its measurements."""
 
     model_config = ConfigDict(frozen=True)
 
     plane: int
-    digest: str
+    frame_rate: float
+    pixel_size: float
+    stages: StageDigests
     metrics: PlaneMetrics
 
 
@@ -41,7 +43,7 @@ class _PlaneKey(BaseModel):
     recording: str
     plane: int
     parameters: ImagingParameters
-    version: int = EXTRACTION_VERSION
+    versions: tuple[int, ...] = STAGE_VERSIONS
 
 
 class _SessionKey(BaseModel):
@@ -97,19 +99,38 @@ def ingest_plane(
     def report(step: Progress) -> None:
         progress(Progress(f"{session.name} plane {plane}: {step.stage}", step.done, step.total, step.detail))
 
-    with tempfile.TemporaryDirectory(prefix="sensorium-plane-") as scratch:
-        extraction = extract_plane(
-            session.plane(plane),
-            frame_rate=session.frame_rate,
-            pixel_size=session.description.planes[plane].pixel_size[0],
-            bidirectional=session.bidirectional,
-            parameters=parameters,
-            scratch=Path(scratch),
-            progress=report,
-        )
-    reference = write_dataset(workspace.lab, xr.DataTree(to_dataset(extraction)))
-    record = PlaneRecord(plane=plane, digest=reference.digest, metrics=extraction.metrics)
+    frame_rate, pixel_size = float(session.frame_rate), float(session.description.planes[plane].pixel_size[0])
+    keys = stage_keys(
+        f"{session.digest} plane {plane}",
+        frame_rate=frame_rate,
+        pixel_size=pixel_size,
+        bidirectional=session.bidirectional,
+        parameters=parameters,
+    )
+    finished = StageResults(workspace.lab, keys)
+    extraction = extract_plane(
+        session.plane(plane),
+        frame_rate=frame_rate,
+        pixel_size=pixel_size,
+        bidirectional=session.bidirectional,
+        parameters=parameters,
+        scratch=scratch_folder(),
+        finished=finished,
+        progress=report,
+    )
+    record = PlaneRecord(plane=plane, frame_rate=frame_rate, pixel_size=pixel_size, stages=finished.digests(), metrics=extraction.metrics)
     return record_result(workspace.lab, plane_key(session.digest, plane, parameters), record)
+
+
+def scratch_folder() -> Path:
+    """Where corrected movies lie until their plane is finished: below the folder for temporary files (`TMPDIR`), for this user alone."""
+    return Path(tempfile.gettempdir()) / f"sensorium-scratch-{os.getuid()}"
+
+
+def read_plane(workspace: Workspace, record: PlaneRecord) -> PlaneExtraction:
+    """An extracted plane from the lab store."""
+    stages = [open_dataset(workspace.lab, digest).to_dataset() for digest in record.stages.model_dump().values()]
+    return assemble(stages, metrics=record.metrics, frame_rate=record.frame_rate, pixel_size=record.pixel_size)
 
 
 def ingest_session_parts(
@@ -129,6 +150,6 @@ def ingest_session_parts(
     def report(step: Progress) -> None:
         progress(Progress(f"{session.name}: {step.stage}", step.done, step.total, step.detail))
 
-    extractions = [from_dataset(open_dataset(workspace.lab, record.digest).to_dataset()) for record in ordered]
+    extractions = [read_plane(workspace, record) for record in ordered]
     record = publish_session(workspace, session, extractions, parameters=parameters, provenance=_provenance(), progress=report)
     return record_result(workspace.sealed, session_key(session.digest, ordered, parameters), record)

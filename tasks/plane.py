@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import task
 
 from sensorium_pipeline.compute import Channel, run_on_cluster
-from sensorium_pipeline.imaging.extraction import ImagingParameters
+from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_plane
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
 from tasks.reporting import TaskProgress

@@ -6,9 +6,9 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+from sensorium_pipeline.imaging.plane_report import REPORT
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_session_parts
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
-from sensorium_pipeline.sessions.report import REPORT
 from sensorium_pipeline.storage import Workspace, list_files, read_file
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
 from tasks.reporting import TaskProgress

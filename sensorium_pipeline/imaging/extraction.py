@@ -1,102 +1,34 @@
-"""One plane of a recording from raw frames to activity: motion, cells, traces, deconvolution, out of core."""
+"""One plane of a recording from raw frames to activity: motion, cells, traces, deconvolution, out of core and stage by stage."""
 
+import errno
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import InputError, PlatformError
-from sensorium_pipeline.imaging.cell_block import CellParameters
 from sensorium_pipeline.imaging.cells import Cells, segment
-from sensorium_pipeline.imaging.deconvolution import Deconvolution, DeconvolutionParameters, deconvolve
-from sensorium_pipeline.imaging.motion_parameters import MotionParameters
-from sensorium_pipeline.imaging.quality import PlaneMetrics, measure_recording
-from sensorium_pipeline.imaging.traces import TraceParameters, Traces, extract_traces
+from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie
+from sensorium_pipeline.imaging.deconvolution import Deconvolution, deconvolve
+from sensorium_pipeline.imaging.measurements import measure_light, measure_residual_motion
+from sensorium_pipeline.imaging.parameters import ImagingParameters
+from sensorium_pipeline.imaging.plane_dataset import assemble, stage_dataset
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.imaging.scratch import held_folder
+from sensorium_pipeline.imaging.stage_results import StageResults
+from sensorium_pipeline.imaging.traces import extract_traces
 from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
 # A pixel belongs to the plane if so large a part of the frames saw it.
 LEAST_COVERAGE = 0.95
 
-if TYPE_CHECKING:
-    from sensorium_pipeline.imaging.motion import MotionResult
-
-
-class ImagingParameters(BaseModel):
-    """Parameters of every step of an extraction; what they leave out, the recording says."""
-
-    model_config = ConfigDict(frozen=True)
-
-    motion: MotionParameters = MotionParameters()
-    cells: CellParameters = CellParameters()
-    traces: TraceParameters = TraceParameters()
-    deconvolution: DeconvolutionParameters = DeconvolutionParameters()
-
-
-@dataclass(frozen=True)
-class PlaneExtraction:
-    """All that was extracted from one plane of a recording; neurons in a fixed order, those of the largest signal first.
-
-    Attributes:
-        frame_rate: Hz.
-        mean_before: (y, x) float32, mean image of the raw frames; likewise `max_before`.
-        mean_after: (y, x) float32, mean image of the corrected frames that are not flagged; likewise `max_after`.
-        raster_phase: shift of the odd lines against the even ones that was undone, pixels.
-        shifts: (frames, 2) float32, rigid motion y, x of every frame in pixels: content was moved by +shift.
-        template_correlation: (frames,) float32, correlation of every corrected frame with the template.
-        flagged: (frames,) bool, frames whose motion could not be trusted.
-        footprint_neuron: (entries,) int32, index of the neuron; the three arrays are sparse triples, sorted by neuron, then pixel.
-        footprint_pixel: (entries,) int32, flat index y * width + x.
-        footprint_weight: (entries,) float32, > 0, with Euclidean norm 1 within a neuron.
-        centroids: (neurons, 2) float32, y, x in pixels, weighted by the footprint.
-        fluorescence: (neurons, frames) float32, counts of a pixel of the footprint (weighted mean); NaN in flagged frames.
-        neuropil: (neurons, frames) float32, counts of a pixel of the surrounding ring; NaN in flagged frames.
-        neuropil_coefficient: (neurons,) float32, share of the neuropil that was subtracted.
-        dff: (neurons, frames) float32, dF/F; NaN in flagged frames.
-        activity: (neurons, frames) float32, >= 0, deconvolved dF/F of a frame; NaN in flagged frames.
-        noise: (neurons,) float32, standard deviation of the dF/F's noise within a frame.
-        time_constants: (neurons, order) float32, s: decay and rise of the deconvolution.
-        snr: (neurons,) float32, standard deviation of the denoised calcium over that of the noise within a second (the noise within a
-            frame over the square root of the frame rate), so that recordings of different rates compare.
-        kept: (neurons,) bool.
-        reason: (neurons,) why a neuron was not kept, empty where it was.
-        metrics: measurements of the plane.
-    """
-
-    frame_rate: float
-    mean_before: NDArray[np.float32]
-    mean_after: NDArray[np.float32]
-    max_before: NDArray[np.float32]
-    max_after: NDArray[np.float32]
-    raster_phase: float
-    shifts: NDArray[np.float32]
-    template_correlation: NDArray[np.float32]
-    flagged: NDArray[np.bool_]
-    footprint_neuron: NDArray[np.int32]
-    footprint_pixel: NDArray[np.int32]
-    footprint_weight: NDArray[np.float32]
-    centroids: NDArray[np.float32]
-    fluorescence: NDArray[np.float32]
-    neuropil: NDArray[np.float32]
-    neuropil_coefficient: NDArray[np.float32]
-    dff: NDArray[np.float32]
-    activity: NDArray[np.float32]
-    noise: NDArray[np.float32]
-    time_constants: NDArray[np.float32]
-    snr: NDArray[np.float32]
-    kept: NDArray[np.bool_]
-    reason: tuple[str, ...]
-    metrics: PlaneMetrics
-
-    @property
-    def neurons(self) -> int:
-        """Cells found, kept or not."""
-        return len(self.kept)
+CORRECTED = "corrected"
 
 
 def extract_plane(
@@ -107,9 +39,10 @@ def extract_plane(
     bidirectional: bool = False,
     parameters: ImagingParameters = ImagingParameters(),
     scratch: Path,
+    finished: StageResults | None = None,
     progress: ProgressCallback = silent,
 ) -> PlaneExtraction:
-    """Extract one plane.
+    """Extract one plane; with `finished`, go on from the stages that are there and put away those that are not.
 
     Args:
         movie: raw frames of the plane.
@@ -117,7 +50,9 @@ def extract_plane(
         pixel_size: um; left out where it is not known, and then cells of any usual size in pixels are looked for.
         bidirectional: whether odd lines were scanned backwards.
         parameters: of every step.
-        scratch: folder on a disk with room for twice the plane; all that is written there is removed at the end.
+        scratch: folder on a disk with room for twice the plane, for nothing but extractions. With `finished`, the corrected movie of a
+            run that was killed or found the disk full stays there, for the next run; otherwise nothing does.
+        finished: where the results of the stages are kept.
         progress: told after every chunk of every stage.
 
     Raises:
@@ -132,63 +67,130 @@ def extract_plane(
         raise InputError(
             f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number, or leave it out."
         )
+    name = f"plane-{os.getpid()}-{id(movie)}" if finished is None else finished.keys.motion.rsplit("/", 1)[1][:32]
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="plane-", dir=scratch) as folder:
-            return _extract(movie, frame_rate, bidirectional, parameters, Path(folder), progress)
+        with held_folder(scratch, name, progress) as folder:
+            for leftover in folder.iterdir():
+                if leftover.name != CORRECTED:
+                    leftover.unlink()
+            return _Extraction(movie, frame_rate, bidirectional, parameters, folder, finished, progress).run(pixel_size)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise PlatformError(
+                "the scratch disk is full", where=scratch, advice="Free room for the plane twice, then repeat the command."
+            ) from error
         raise PlatformError(
             f"scratch space failed ({error})", where=scratch, advice="Give a folder with room for the plane twice."
         ) from error
 
 
-def _extract(
-    movie: Movie, frame_rate: float, bidirectional: bool, parameters: ImagingParameters, folder: Path, progress: ProgressCallback
-) -> PlaneExtraction:
-    from sensorium_pipeline.imaging.motion import correct_motion  # loads torch, which reading an extraction does not need
+@dataclass(frozen=True)
+class _Activity:
+    """The result of the last stage; see `PlaneExtraction`."""
 
-    motion, corrected = correct_motion(movie, folder / "corrected", parameters.motion, bidirectional=bidirectional, progress=progress)
-    cells = segment(
-        corrected,
-        frame_rate=frame_rate,
-        flagged=motion.flagged,
-        inside=motion.coverage >= LEAST_COVERAGE,
-        parameters=parameters.cells,
-        scratch=folder,
-        progress=progress,
-        threads=len(os.sched_getaffinity(0)),
-    )
-    traces = extract_traces(
-        corrected, cells, frame_rate=frame_rate, flagged=motion.flagged, parameters=parameters.traces, progress=progress
-    )
-    activity = deconvolve(traces.dff, frame_rate, parameters.deconvolution)
-    snr = _signal_to_noise(activity, frame_rate)
-    return PlaneExtraction(
-        frame_rate=frame_rate,
-        mean_before=motion.mean_before,
-        mean_after=motion.mean_after,
-        max_before=motion.max_before,
-        max_after=motion.max_after,
-        raster_phase=float(motion.raster_phase),
-        shifts=motion.shifts,
-        template_correlation=motion.correlation,
-        flagged=motion.flagged,
-        footprint_neuron=cells.neuron,
-        footprint_pixel=cells.pixel,
-        footprint_weight=cells.weight,
-        centroids=cells.centroids,
-        fluorescence=traces.fluorescence,
-        neuropil=traces.neuropil,
-        neuropil_coefficient=traces.neuropil_coefficient,
-        dff=traces.dff,
-        activity=activity.activity,
-        noise=activity.noise,
-        time_constants=activity.time_constants,
-        snr=snr,
-        kept=cells.kept,
-        reason=cells.reason,
-        metrics=_metrics(movie, motion, cells, traces, activity, snr),
-    )
+    activity: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    time_constants: NDArray[np.float32]
+    snr: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """One run over one plane: the stages, each a dataset that is found or made."""
+
+    movie: Movie
+    frame_rate: float
+    bidirectional: bool
+    parameters: ImagingParameters
+    folder: Path
+    finished: StageResults | None
+    progress: ProgressCallback
+
+    def run(self, pixel_size: float | None) -> PlaneExtraction:
+        motion, found, traces, activity = (self._find(stage) for stage in ("motion", "cells", "traces", "activity"))
+        if motion is None or found is None or traces is None:
+            corrected = None if motion is None else self._corrected(motion)
+            if motion is None or corrected is None:
+                motion, corrected = self._motion()
+            found = self._cells(corrected, motion) if found is None else found
+            traces = self._traces(corrected, found, motion) if traces is None else traces
+        if activity is None:
+            activity = self._activity(traces)
+        stages = (motion, found, traces, activity)
+        return assemble(stages, metrics=_metrics(self.movie, *stages), frame_rate=float(self.frame_rate), pixel_size=pixel_size)
+
+    def _find(self, stage: str) -> xr.Dataset | None:
+        return None if self.finished is None else self.finished.find(stage)
+
+    def _keep(self, stage: str, result: xr.Dataset) -> xr.Dataset:
+        if self.finished is not None:
+            self.finished.keep(stage, result)
+        return result
+
+    def _corrected(self, motion: xr.Dataset) -> CorrectedMovie | None:
+        """The corrected movie that an earlier run left here, if it did; under its name it is complete."""
+        path, dtype = self.folder / CORRECTED, np.dtype(str(motion.attrs["corrected_type"]))
+        size = self.movie.frames * self.movie.height * self.movie.width * dtype.itemsize
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+        return CorrectedMovie(path, self.movie.frames, self.movie.height, self.movie.width, dtype)
+
+    def _motion(self) -> tuple[xr.Dataset, CorrectedMovie]:
+        from sensorium_pipeline.imaging.motion import correct_motion  # loads torch, which the other stages do not need
+
+        result, corrected = correct_motion(
+            self.movie, self.folder / CORRECTED, self.parameters.motion, bidirectional=self.bidirectional, progress=self.progress
+        )
+        dataset = stage_dataset(
+            result, rename={"correlation": "template_correlation", "reason": "flag_reason"}, leave_out=("frames_per_second",)
+        )
+        dataset = dataset.merge(stage_dataset(measure_light(self.movie)), combine_attrs="no_conflicts")
+        residual = measure_residual_motion(corrected, result.flagged, result.coverage >= LEAST_COVERAGE)
+        dataset = dataset.merge(stage_dataset(residual), combine_attrs="no_conflicts")
+        dataset.attrs["corrected_type"] = corrected.dtype.str
+        return self._keep("motion", dataset), corrected
+
+    def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset) -> xr.Dataset:
+        cells = segment(
+            corrected,
+            frame_rate=self.frame_rate,
+            flagged=motion["flagged"].values,
+            inside=motion["coverage"].values >= LEAST_COVERAGE,
+            parameters=self.parameters.cells,
+            scratch=self.folder,
+            progress=self.progress,
+            threads=len(os.sched_getaffinity(0)),
+        )
+        return self._keep("cells", stage_dataset(cells, rename=FOOTPRINTS))
+
+    def _traces(self, corrected: CorrectedMovie, cells: xr.Dataset, motion: xr.Dataset) -> xr.Dataset:
+        traces = extract_traces(
+            corrected,
+            _cells_of(cells),
+            frame_rate=self.frame_rate,
+            flagged=motion["flagged"].values,
+            parameters=self.parameters.traces,
+            progress=self.progress,
+        )
+        return self._keep("traces", stage_dataset(traces))
+
+    def _activity(self, traces: xr.Dataset) -> xr.Dataset:
+        found = deconvolve(traces["dff"].values, self.frame_rate, self.parameters.deconvolution)
+        snr = _signal_to_noise(found, self.frame_rate)
+        return self._keep("activity", stage_dataset(_Activity(found.activity, found.noise, found.time_constants, snr)))
+
+
+FOOTPRINTS = {"neuron": "footprint_neuron", "pixel": "footprint_pixel", "weight": "footprint_weight"}
+
+
+def _cells_of(dataset: xr.Dataset) -> Cells:
+    """The cells that `stage_dataset` was given."""
+    values: dict[str, Any] = {}
+    for name in Cells.__dataclass_fields__:
+        stored = FOOTPRINTS.get(name, name)
+        values[name] = dataset[stored].values if stored in dataset.variables else dataset.attrs[stored]
+    values["reason"] = tuple(values["reason"])
+    return Cells(**values)
 
 
 def _signal_to_noise(activity: Deconvolution, frame_rate: float) -> NDArray[np.float32]:
@@ -201,33 +203,39 @@ def _signal_to_noise(activity: Deconvolution, frame_rate: float) -> NDArray[np.f
     return np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0).astype(np.float32)
 
 
-def _metrics(
-    movie: Movie, motion: "MotionResult", cells: Cells, traces: Traces, activity: Deconvolution, snr: NDArray[np.float32]
-) -> PlaneMetrics:
-    good = ~motion.flagged
-    shifts = motion.shifts[good].astype(np.float64)
-    bleaching, photons, saturated = measure_recording(movie)
+def _metrics(movie: Movie, motion: xr.Dataset, cells: xr.Dataset, traces: xr.Dataset, activity: xr.Dataset) -> PlaneMetrics:
+    flagged, kept = motion["flagged"].values, cells["kept"].values
+    shifts = motion["shifts"].values[~flagged].astype(np.float64)
+    largest = float(np.sqrt(np.sum(shifts**2, axis=1)).max(initial=0.0))
 
     def median(values: NDArray[np.float32]) -> float:
         return float(np.nan_to_num(np.median(values))) if len(values) else 0.0
 
     return PlaneMetrics(
         frames=movie.frames,
-        flagged_fraction=float(np.mean(motion.flagged)),
-        template_correlation=median(motion.correlation[good]),
-        motion_measured_fraction=float(np.mean(motion.measured)),
-        motion_pooled=motion.pooled,
+        flagged_fraction=float(np.mean(flagged)),
+        template_correlation=median(motion["template_correlation"].values[~flagged]),
+        motion_measured_fraction=float(np.mean(motion["measured"].values)),
+        motion_pooled=motion.attrs["pooled"],
         shift_rms=float(np.sqrt(np.mean(np.sum((shifts - shifts.mean(0)) ** 2, axis=1)))) if len(shifts) else 0.0,
-        largest_shift=float(np.sqrt(np.sum(shifts**2, axis=1)).max(initial=0.0)),
-        raster_phase=float(motion.raster_phase),
-        crispness_before=float(np.nan_to_num(motion.crispness_before)),
-        crispness_after=float(np.nan_to_num(motion.crispness_after)),
-        cells=len(cells),
-        kept_cells=int(cells.kept.sum()),
-        median_snr=median(snr[cells.kept]),
-        median_noise=median(activity.noise[cells.kept]),
-        median_neuropil_coefficient=median(traces.neuropil_coefficient[cells.kept]),
-        bleaching=bleaching,
-        photons=photons,
-        saturated_fraction=saturated,
+        largest_shift=largest,
+        largest_shift_share=largest / min(movie.height, movie.width),
+        cells=len(kept),
+        kept_cells=int(kept.sum()),
+        median_snr=median(activity["snr"].values[kept]),
+        median_noise=median(activity["noise"].values[kept]),
+        median_neuropil_coefficient=median(traces["neuropil_coefficient"].values[kept]),
+        **{name: float(motion.attrs[name]) for name in MEASURED_WITH_MOTION},
     )
+
+
+MEASURED_WITH_MOTION = (
+    "raster_phase",
+    "crispness_before",
+    "crispness_after",
+    "residual_motion",
+    "bleaching",
+    "photons",
+    "gain",
+    "saturated_fraction",
+)

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 
 DOTS_PER_INCH = 110
 MASK = 0.2  # part of its maximum at which a footprint's outline is drawn

@@ -1,60 +1,122 @@
-"""An extracted plane as an xarray dataset and back, so that it can be put away as soon as it is done."""
+"""An extracted plane as xarray datasets: one of each stage, so that it can be put away as soon as it is done, and one of the whole."""
 
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
-from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 
-DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "mean_before": ("y", "x"),
-    "mean_after": ("y", "x"),
-    "max_before": ("y", "x"),
-    "max_after": ("y", "x"),
-    "shifts": ("frame", "yx"),
-    "template_correlation": ("frame",),
-    "flagged": ("frame",),
-    "footprint_neuron": ("entry",),
-    "footprint_pixel": ("entry",),
-    "footprint_weight": ("entry",),
-    "centroids": ("neuron", "yx"),
-    "fluorescence": ("neuron", "frame"),
-    "neuropil": ("neuron", "frame"),
-    "neuropil_coefficient": ("neuron",),
-    "dff": ("neuron", "frame"),
-    "activity": ("neuron", "frame"),
-    "noise": ("neuron",),
-    "time_constants": ("neuron", "order"),
-    "snr": ("neuron",),
-    "kept": ("neuron",),
+
+class Variable(NamedTuple):
+    """Dimensions, units and meaning of an array."""
+
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+
+
+IN_FLAGGED = "NaN in flagged frames, the same for all neurons"
+
+VARIABLES: dict[str, Variable] = {
+    "mean_before": Variable(("y", "x"), "count", "mean of the raw frames"),
+    "mean_after": Variable(("y", "x"), "count", "mean of the corrected frames that are not flagged"),
+    "max_before": Variable(("y", "x"), "count", "maximum of the raw frames"),
+    "max_after": Variable(("y", "x"), "count", "maximum of the corrected frames that are not flagged"),
+    "template": Variable(("y", "x"), "count", "image that frames were aligned to"),
+    "coverage": Variable(("y", "x"), "1", "part of the frames in which the pixel lay inside the field"),
+    "shifts": Variable(("frame", "yx"), "px", "motion of the frame as a whole, y and x: content was moved by it"),
+    "block_shifts": Variable(("frame", "row", "column", "yx"), "px", "what is left of the motion at the nodes, less that of the whole"),
+    "block_centres": Variable(("row", "column", "yx"), "px", "where the nodes are"),
+    "template_correlation": Variable(("frame",), "1", "Pearson correlation of the corrected frame with the template"),
+    "measured": Variable(("frame",), "1", "motion stands out of noise; that of other frames is interpolated"),
+    "flagged": Variable(("frame",), "1", "motion could not be trusted, so that traces have no sample"),
+    "flag_reason": Variable(("frame",), "1", "why a frame is flagged, empty where it is not"),
+    "sampled_frame": Variable(("sample",), "1", "frames of which brightness was measured"),
+    "brightness": Variable(("sample",), "count", "mean of a sampled raw frame"),
+    "group_mean": Variable(("group",), "count", "mean of pixels alike in brightness"),
+    "group_variance": Variable(("group",), "count2", "variance from frame to frame of pixels alike in brightness, median"),
+    "residual_frame": Variable(("stretch",), "1", "middle frame of a stretch of time"),
+    "residual_shifts": Variable(("stretch", "block_row", "block_column", "yx"), "px", "motion of a block that correction left over"),
+    "footprint_neuron": Variable(("entry",), "1", "neuron of an entry; entries are sorted by neuron, then pixel"),
+    "footprint_pixel": Variable(("entry",), "1", "flat index of the pixel, y * width + x"),
+    "footprint_weight": Variable(("entry",), "1", "weight of the pixel; squares add up to one within a neuron"),
+    "centroids": Variable(("neuron", "yx"), "px", "centre of weight of the footprint, y and x"),
+    "detection_snr": Variable(("neuron",), "1", "signal-to-noise in the binned movie that cells were found in"),
+    "kept": Variable(("neuron",), "1", "whether it is taken for a neuron"),
+    "fluorescence": Variable(("neuron", "frame"), "count", f"brightness of a pixel of the footprint; {IN_FLAGGED}"),
+    "neuropil": Variable(("neuron", "frame"), "count", f"brightness of a pixel of the ring around it; {IN_FLAGGED}"),
+    "neuropil_coefficient": Variable(("neuron",), "1", "part of the neuropil that was subtracted"),
+    "dff": Variable(("neuron", "frame"), "dF/F", f"change of the fluorescence over its baseline; {IN_FLAGGED}"),
+    "activity": Variable(
+        ("neuron", "frame"),
+        "dF/F",
+        "calcium that the activity since the frame before adds, not a rate. NaN in flagged frames; what happened in them is counted in the "
+        "next frame that is not flagged, which alignment to trials leaves out as well",
+    ),
+    "noise": Variable(("neuron",), "dF/F", "standard deviation of the noise within a frame"),
+    "time_constants": Variable(("neuron", "order"), "s", "decay and rise of the deconvolution"),
+    "snr": Variable(("neuron",), "1", "standard deviation of the denoised calcium over that of the noise within a second"),
 }
-"""Dimensions of every array of a `PlaneExtraction`, by its name there."""
+"""Every array of the stages and of a `PlaneExtraction`, by its name there."""
+
+
+def stage_dataset(result: object, *, rename: Mapping[str, str] | None = None, leave_out: Iterable[str] = ()) -> xr.Dataset:
+    """The fields of a stage's result (a dataclass): arrays as variables, numbers and texts as attributes.
+
+    Args:
+        result: of a stage.
+        rename: fields that are called otherwise here.
+        leave_out: fields that are not kept.
+    """
+    if not is_dataclass(result):
+        raise TypeError(f"{type(result).__name__} is not a dataclass")
+    dataset = xr.Dataset()
+    for field in fields(result):
+        name, value = (rename or {}).get(field.name, field.name), getattr(result, field.name)
+        if field.name in leave_out or value is None:
+            continue
+        if isinstance(value, np.ndarray):
+            dataset[name] = _variable(name, value)
+        else:
+            dataset.attrs[name] = list(value) if isinstance(value, tuple) else value
+    return dataset
+
+
+def _variable(name: str, value: NDArray[Any]) -> xr.Variable:
+    known = VARIABLES.get(name) or Variable(tuple(f"{name}_{axis}" for axis in range(value.ndim)), "1", name.replace("_", " "))
+    return xr.Variable(known.dims, value, {"units": known.units, "long_name": known.long_name})
 
 
 def to_dataset(plane: PlaneExtraction) -> xr.Dataset:
     """Every array of the plane under its own name; scalars, reasons and metrics as attributes."""
-    return xr.Dataset(
-        {name: (dimensions, getattr(plane, name)) for name, dimensions in DIMENSIONS.items()},
-        attrs={
-            "frame_rate": plane.frame_rate,
-            "raster_phase": plane.raster_phase,
-            "reason": list(plane.reason),
-            "metrics": plane.metrics.model_dump(),
-        },
+    dataset = stage_dataset(plane, leave_out=("metrics",))
+    starts = np.arange(len(plane.flagged)) / plane.frame_rate
+    dataset["frame_time"] = xr.Variable("frame", starts, {"units": "s", "long_name": "start of the frame after that of the first"})
+    if plane.pixel_size is not None:
+        position = plane.centroids[:, ::-1] * np.float32(plane.pixel_size)
+        dataset["position"] = xr.Variable(("neuron", "xy"), position, {"units": "um", "long_name": "x and y within the field"})
+    dataset.attrs["neurons_sorted_by"] = "energy of the signal in the binned movie, largest first"
+    dataset.attrs["sample_time"] = (
+        "a neuron's sample was taken at the start of its frame plus the delay of its plane plus the mean delay of its lines, "
+        "centroids[:, 0] * line period"
     )
+    dataset.attrs["metrics"] = plane.metrics.model_dump()
+    return dataset
 
 
-def from_dataset(dataset: xr.Dataset) -> PlaneExtraction:
-    """What `to_dataset` was given."""
-    values: dict[str, Any] = {name: np.asarray(dataset[name]) for name in DIMENSIONS}
-    values["reason"] = tuple(dataset.attrs["reason"])
-    values["metrics"] = PlaneMetrics.model_validate(dataset.attrs["metrics"])
-    values["frame_rate"] = float(dataset.attrs["frame_rate"])
-    values["raster_phase"] = float(dataset.attrs["raster_phase"])
-    missing = {field.name for field in fields(PlaneExtraction)} - set(values)
-    if missing:
-        raise TypeError(f"PlaneExtraction has fields that are not put away: {sorted(missing)}")
-    return PlaneExtraction(**values)
+def assemble(stages: Iterable[xr.Dataset], **values: object) -> PlaneExtraction:
+    """A plane from the datasets of its stages and whatever they do not hold."""
+    found: dict[str, Any] = {}
+    for stage in stages:
+        found |= {str(name): value for name, value in stage.attrs.items()}
+        found |= {str(name): np.asarray(stage[name]) for name in stage.variables}
+    found |= values
+    found["reason"] = tuple(found["reason"])
+    known = {field.name for field in fields(PlaneExtraction)}
+    if missing := known - set(found):
+        raise TypeError(f"no stage holds {sorted(missing)}")
+    return PlaneExtraction(**{name: value for name, value in found.items() if name in known})

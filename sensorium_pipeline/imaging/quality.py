@@ -1,12 +1,6 @@
-"""What a microscopist would ask about one plane, in numbers, and the gates that decide whether it is good enough to publish."""
+"""The numbers that a microscopist would ask for about one plane, and the gates that decide whether it is good enough to publish."""
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-
-from sensorium_pipeline.recordings.movie import Movie
 
 
 class PlaneMetrics(BaseModel):
@@ -20,6 +14,8 @@ class PlaneMetrics(BaseModel):
         motion_pooled: frames averaged for one measurement of motion; 0 where no motion could be measured.
         shift_rms: root mean square of the rigid shifts about their mean, pixels (both axes together).
         largest_shift: largest shift of a frame that is not flagged, pixels.
+        largest_shift_share: the same over the shorter side of the field.
+        residual_motion: what correction left over, root mean square between stretches of time, pixels an axis.
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
         crispness_before: norm of the gradient of the mean image before motion correction.
         crispness_after: the same after it.
@@ -28,8 +24,9 @@ class PlaneMetrics(BaseModel):
         median_snr: median signal-to-noise of the kept cells (see `PlaneExtraction.snr`).
         median_noise: median noise of the kept cells' dF/F, a standard deviation within a frame.
         median_neuropil_coefficient: part of the neuropil that was subtracted from the kept cells, median.
-        bleaching: brightness (above the darkest pixels) lost from the first to the last tenth of the recording, a share of the first.
-        photons: photons a pixel and frame, from the ratio of the mean to the variance of the frame-to-frame noise.
+        bleaching: brightness (above the darkest pixels) lost over the recording, a share of that at its start.
+        photons: photons a pixel and frame, from the line through variance against mean.
+        gain: counts a photon, its slope.
         saturated_fraction: share of the pixels that reach the brightest value of all, within the sampled frames.
     """
 
@@ -38,8 +35,12 @@ class PlaneMetrics(BaseModel):
     frames: int
     flagged_fraction: float
     template_correlation: float
+    motion_measured_fraction: float = 1.0
+    motion_pooled: int = 1
     shift_rms: float
     largest_shift: float
+    largest_shift_share: float = 0.0
+    residual_motion: float = 0.0
     raster_phase: float
     crispness_before: float
     crispness_after: float
@@ -47,29 +48,44 @@ class PlaneMetrics(BaseModel):
     kept_cells: int
     median_snr: float
     median_noise: float
+    median_neuropil_coefficient: float = 0.0
     bleaching: float
     photons: float
+    gain: float = 0.0
     saturated_fraction: float
-    median_neuropil_coefficient: float = 0.0
-    motion_measured_fraction: float = 1.0
-    motion_pooled: int = 1
+
+    @property
+    def crispness_gain(self) -> float:
+        """Crispness after motion correction over that before; 1 where there was none before."""
+        return self.crispness_after / self.crispness_before if self.crispness_before > 0 else 1.0
 
 
 class QualityGates(BaseModel):
-    """Thresholds of the quality gates of a plane."""
+    """Thresholds of the quality gates of a plane; see `PlaneMetrics` for what is measured.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        flagged_fraction: at most; likewise `largest_shift_share`, `residual_motion` (px), `bleaching` and `saturated_fraction`.
+        template_correlation: at least; likewise `crispness_gain`, `photons`, `kept_cells` and `median_snr`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flagged_fraction: float = 0.2
     template_correlation: float = 0.1
+    largest_shift_share: float = 0.25
+    residual_motion: float = 0.5
+    crispness_gain: float = 0.9
+    photons: float = 0.02
+    bleaching: float = 0.6
+    saturated_fraction: float = 0.05
     kept_cells: int = 1
     median_snr: float = 1.5
-    bleaching: float = 0.6
 
 
-@dataclass(frozen=True)
-class GateResult:
-    """One gate: what was measured, the threshold, and whether the plane passed."""
+class GateResult(BaseModel):
+    """One gate: what was measured, what was asked for, and whether that was met."""
+
+    model_config = ConfigDict(frozen=True)
 
     name: str
     measured: float
@@ -81,52 +97,27 @@ class GateResult:
         """Whether the measurement is on the right side of the threshold."""
         return self.measured <= self.threshold if self.at_most else self.measured >= self.threshold
 
+    @property
+    def asked(self) -> str:
+        """ "at most 0.2"."""
+        return f"at {'most' if self.at_most else 'least'} {self.threshold:.3g}"
+
+    @property
+    def verdict(self) -> str:
+        """ "passed", or by how much it failed."""
+        return "passed" if self.passed else f"**{abs(self.measured - self.threshold):.3g} {'too much' if self.at_most else 'too little'}**"
+
     def __str__(self) -> str:
-        side = "at most" if self.at_most else "at least"
-        return f"{self.name} is {self.measured:.3g}, must be {side} {self.threshold:.3g}"
+        text = f"{self.name} is {self.measured:.3g}, must be {self.asked}"
+        return text if self.passed else f"{text} ({self.verdict.strip('*')})"
+
+
+AT_MOST = ("flagged_fraction", "largest_shift_share", "residual_motion", "bleaching", "saturated_fraction")
 
 
 def judge(metrics: PlaneMetrics, gates: QualityGates = QualityGates()) -> list[GateResult]:
     """Compare a plane's metrics with the gates, every gate in a fixed order."""
     return [
-        GateResult("flagged_fraction", metrics.flagged_fraction, gates.flagged_fraction, at_most=True),
-        GateResult("template_correlation", metrics.template_correlation, gates.template_correlation, at_most=False),
-        GateResult("kept_cells", metrics.kept_cells, gates.kept_cells, at_most=False),
-        GateResult("median_snr", metrics.median_snr, gates.median_snr, at_most=False),
-        GateResult("bleaching", metrics.bleaching, gates.bleaching, at_most=True),
+        GateResult(name=name, measured=getattr(metrics, name), threshold=getattr(gates, name), at_most=name in AT_MOST)
+        for name in QualityGates.model_fields
     ]
-
-
-def measure_recording(movie: Movie, sample: int = 100) -> tuple[float, float, float]:
-    """Bleaching, photons a pixel and frame, and saturated fraction of a raw movie, from frames evenly over it (see `PlaneMetrics`).
-
-    The noise of a detector that counts photons grows with brightness: the slope of variance against mean over pixels is the gain
-    (counts a photon). Frames next to each other are compared, so that activity and motion add little.
-    """
-    starts = np.unique(np.linspace(0, max(movie.frames - 2, 0), min(sample, max(movie.frames // 2, 1))).astype(int))
-    pairs = np.stack([movie.read(int(start), int(start) + 2) for start in starts if start + 2 <= movie.frames]).astype(np.float64)
-    pairs = pairs[np.isfinite(pairs).all((1, 2, 3))]
-    if len(pairs) == 0:
-        return 0.0, 0.0, 0.0
-    mean, variance = pairs.mean((0, 1)), np.mean((pairs[:, 1] - pairs[:, 0]) ** 2, axis=0) / 2
-    brightest = pairs.max()
-    saturated = float(np.mean(pairs.max((0, 1)) >= brightest)) if brightest > pairs.min() else 1.0
-    dark = float(np.percentile(mean, 1))
-    tenth = max(len(pairs) // 10, 1)
-    first, last = pairs[:tenth].mean() - dark, pairs[-tenth:].mean() - dark
-    bleaching = float((first - last) / first) if first > 0 else 0.0
-    return float(np.clip(bleaching, -1, 1)), _photons(mean.ravel(), variance.ravel()), saturated
-
-
-def _photons(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> float:
-    """Photons a pixel from the line through variance against mean, over twenty groups of pixels alike in brightness."""
-    order = np.array_split(np.argsort(mean, kind="stable"), 20)
-    groups = [group for group in order if len(group)]
-    x, y = np.array([mean[group].mean() for group in groups]), np.array([np.median(variance[group]) for group in groups])
-    if len(groups) < 3 or np.ptp(x) <= 0:
-        return 0.0
-    gain, intercept = np.polyfit(x, y, 1)
-    if gain <= 0:
-        return 0.0
-    # Where the variance would be zero, no light falls; a gain from the line alone needs no black level.
-    return float(max(np.mean(x) + min(intercept, 0.0) / gain, 0.0) / gain)

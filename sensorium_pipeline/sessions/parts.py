@@ -14,7 +14,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.recordings.raw_session import RawSession, StimulusImages
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters
 from sensorium_pipeline.sessions.scaling import rescale

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sensorium_pipeline.errors import OrganiserError
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.raw_session import RawSession
 from sensorium_pipeline.sessions.gates import refuse_failed, session_gates

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from sensorium_pipeline.imaging.extraction import ImagingParameters
+from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.recordings.raw_session import Role, Track
 from sensorium_pipeline.sessions.alignment import RESPONSE_WINDOW
 from sensorium_pipeline.sessions.gates import SessionGates

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
 from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_report import REPORT, gate_table, measurement_table
+from sensorium_pipeline.imaging.quality import GateResult
 from sensorium_pipeline.recordings.raw_session import RawSession
-from sensorium_pipeline.sessions.gates import GateResult
 from sensorium_pipeline.sessions.tiers import TIERS
 from sensorium_pipeline.sessions.trials import AlignedTrials
-
-REPORT = "report.md"
 
 
 def quality_report(
@@ -18,11 +17,10 @@ def quality_report(
     """Files of the report by name: `report.md` and the pictures it shows. Same session, same bytes."""
     lines = [f"# Quality of session {raw.name}", ""]
     failed = [gate for gate in gates if not gate.passed]
-    lines += [f"**Refused**: {'; '.join(gate.message for gate in failed)}." if failed else "**Passed** every gate.", ""]
+    lines += [f"**Refused**: {'; '.join(str(gate) for gate in failed)}." if failed else "**Passed** every gate.", ""]
     lines += [f"- {raw.volumes} volumes of {raw.planes} plane(s) at {raw.frame_rate:.2f} Hz", f"- recording `{raw.digest}`"]
     lines += [f"- warning: {warning}" for warning in raw.warnings]
-    lines += ["", "## Gates", "", "| gate | measured | threshold | |", "|---|---|---|---|"]
-    lines += [f"| {gate.name} | {gate.value:.3g} | {gate.threshold:.3g} | {'passed' if gate.passed else '**failed**'} |" for gate in gates]
+    lines += ["", "## Gates", "", *gate_table(gates)]
     lines += ["", "## Trials", "", "| tier | shown | released |", "|---|---|---|"]
     for tier in TIERS:
         chosen = trials.tier == tier
@@ -33,10 +31,9 @@ def quality_report(
     pictures: dict[str, bytes] = {}
     for index, plane in enumerate(planes):
         depth = raw.description.planes[index].depth
-        lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", "| measurement | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
+        lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", *measurement_table(plane)]
         for name, picture in draw_all(plane).items():
             file = f"plane_{index}_{name}"
             pictures[file] = picture
-            lines += ["", f"![{CAPTIONS[name]}]({file})"]
+            lines += ["", f"![{CAPTIONS[name]}]({file})", "", f"*{CAPTIONS[name]}.*"]
     return {REPORT: ("\n".join(lines) + "\n").encode(), **pictures}

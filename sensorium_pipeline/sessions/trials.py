@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.recordings.raw_session import RawSession
 from sensorium_pipeline.sessions.alignment import (
     LEAST_SAMPLES,

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
-from scipy.ndimage import gaussian_filter1d, shift
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, shift
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.extraction import ImagingParameters, PlaneExtraction, extract_plane
-from sensorium_pipeline.imaging.quality import QualityGates, judge, measure_recording
+from sensorium_pipeline.imaging.extraction import extract_plane
+from sensorium_pipeline.imaging.measurements import measure_light, measure_residual_motion
+from sensorium_pipeline.imaging.parameters import ImagingParameters
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.quality import QualityGates, judge
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.recordings.movie import open_movie
 
@@ -82,7 +85,7 @@ def test_metrics_are_finite_and_gates_judge_them(plane: PlaneExtraction) -> None
     assert all(gate.passed for gate in judge(metrics))
     refused = [gate for gate in judge(metrics, QualityGates(kept_cells=100)) if not gate.passed]
     assert [gate.name for gate in refused] == ["kept_cells"]
-    assert str(refused[0]) == f"kept_cells is {metrics.kept_cells}, must be at least 100"
+    assert str(refused[0]) == f"kept_cells is {metrics.kept_cells}, must be at least 100 ({100 - metrics.kept_cells} too little)"
 
 
 def test_same_input_same_bytes_and_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -136,10 +139,28 @@ def test_photons_and_bleaching_are_read_from_the_noise() -> None:
     generator = np.random.default_rng(0)
     photons = np.linspace(2, 20, 40)[None, :, None] * np.linspace(1, 0.6, 300)[:, None, None] * np.ones((1, 1, 40))
     movie = ArrayMovie((generator.poisson(photons) * 30 + generator.normal(0, 5, photons.shape) + 100).astype(np.int16))
-    bleaching, found, saturated = measure_recording(movie)
-    assert found == pytest.approx(photons.mean(), rel=0.2)
-    assert bleaching == pytest.approx(0.4, abs=0.08)
-    assert saturated < 0.01
+    light = measure_light(movie)
+    assert light.photons == pytest.approx(photons.mean(), rel=0.2)
+    assert light.gain == pytest.approx(30, rel=0.1)
+    assert light.bleaching == pytest.approx(0.4, abs=0.08)
+    assert light.saturated_fraction < 0.01
+
+
+def test_motion_that_is_left_is_measured_where_and_when_it_is() -> None:
+    generator = np.random.default_rng(0)
+    still = 100 + 40 * gaussian_filter(generator.standard_normal((256, 128)), 3) / 0.1
+    moved = still.copy()
+    moved[128:] = shift(still, (0.3, -0.2), order=3, mode="nearest")[128:]
+    frames = np.concatenate([np.repeat(still[None], 300, 0), np.repeat(moved[None], 300, 0)])
+    movie = ArrayMovie((frames + generator.normal(0, 5, frames.shape)).astype(np.float32))
+    residual = measure_residual_motion(movie, np.zeros(600, bool), np.ones((256, 128), bool))
+    assert residual.residual_shifts.shape == (20, 2, 1, 2)
+    jump = residual.residual_shifts[residual.residual_frame > 300].mean(0) - residual.residual_shifts[residual.residual_frame < 300].mean(0)
+    np.testing.assert_allclose(jump[0, 0], 0, atol=0.02)
+    np.testing.assert_allclose(jump[1, 0], (0.3, -0.2), atol=0.05)
+    assert residual.residual_motion == pytest.approx(0.09, abs=0.03)
+    rest = measure_residual_motion(ArrayMovie(movie.array[:300]), np.zeros(300, bool), np.ones((256, 128), bool))
+    assert rest.residual_motion < 0.02
 
 
 def test_parameters_survive_json() -> None:

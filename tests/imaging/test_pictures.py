@@ -9,8 +9,9 @@ import pytest
 from conftest import RATE, simulate_plane
 from PIL import Image
 
-from sensorium_pipeline.imaging.extraction import PlaneExtraction, extract_plane
+from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.pictures import draw_all
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 
 
 @pytest.fixture(scope="module")

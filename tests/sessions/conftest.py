@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium_pipeline.imaging.extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.recordings.geometry import PlaneGeometry
 from sensorium_pipeline.recordings.raw_session import (
@@ -93,6 +93,7 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
     kept = np.arange(neurons) != 2
     plane = PlaneExtraction(
         frame_rate=RATE,
+        pixel_size=2.0,
         mean_before=images[0],
         mean_after=images[1],
         max_before=images[2],
@@ -100,11 +101,22 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
         raster_phase=0.2,
         shifts=rng.normal(size=(VOLUMES, 2)).astype(np.float32),
         template_correlation=np.full(VOLUMES, 0.9, np.float32),
+        block_shifts=np.zeros((VOLUMES, 2, 2, 2), np.float32),
+        block_centres=np.array([[[0, 0], [0, 23]], [[15, 0], [15, 23]]], np.float32),
+        measured=~flagged,
         flagged=flagged,
+        flag_reason=np.where(flagged, "unlike the template", ""),
+        sampled_frame=np.arange(0, VOLUMES, 100),
+        brightness=np.full(14, 100, np.float32),
+        group_mean=np.arange(50, 150, 5, dtype=np.float32),
+        group_variance=np.arange(50, 150, 5, dtype=np.float32) * 3,
+        residual_frame=np.arange(50, VOLUMES, 100),
+        residual_shifts=np.zeros((14, 1, 1, 2), np.float32),
         footprint_neuron=np.repeat(np.arange(neurons, dtype=np.int32), 2),
         footprint_pixel=np.arange(2 * neurons, dtype=np.int32) * (SIZE[0] * SIZE[1] // (2 * neurons)),
         footprint_weight=np.full(2 * neurons, 0.5**0.5, np.float32),
         centroids=rng.uniform(0, 16, (neurons, 2)).astype(np.float32),
+        detection_snr=np.linspace(90, 30, neurons).astype(np.float32),
         fluorescence=traces[0],
         neuropil=traces[1],
         neuropil_coefficient=np.full(neurons, 0.7, np.float32),

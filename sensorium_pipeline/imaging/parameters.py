@@ -1,0 +1,19 @@
+"""Parameters of every step of an extraction, in one record."""
+
+from pydantic import BaseModel, ConfigDict
+
+from sensorium_pipeline.imaging.cell_block import CellParameters
+from sensorium_pipeline.imaging.deconvolution import DeconvolutionParameters
+from sensorium_pipeline.imaging.motion_parameters import MotionParameters
+from sensorium_pipeline.imaging.traces import TraceParameters
+
+
+class ImagingParameters(BaseModel):
+    """Parameters of every step of an extraction; what they leave out, the recording says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    motion: MotionParameters = MotionParameters()
+    cells: CellParameters = CellParameters()
+    traces: TraceParameters = TraceParameters()
+    deconvolution: DeconvolutionParameters = DeconvolutionParameters()

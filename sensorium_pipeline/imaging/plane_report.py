@@ -1,0 +1,35 @@
+"""The quality report of one plane: gates, measurements and pictures, as Markdown."""
+
+from collections.abc import Sequence
+
+from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.quality import GateResult
+
+REPORT = "report.md"
+
+
+def gate_table(gates: Sequence[GateResult]) -> list[str]:
+    """Lines of Markdown: every gate, what was measured, what was asked for, and the verdict."""
+    lines = ["| gate | measured | asked for | verdict |", "|---|---|---|---|"]
+    lines += [f"| {gate.name} | {gate.measured:.3g} | {gate.asked} | {gate.verdict} |" for gate in gates]
+    return lines
+
+
+def measurement_table(plane: PlaneExtraction) -> list[str]:
+    """Lines of Markdown: every measurement of the plane."""
+    lines = ["| measurement | value |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
+    return lines
+
+
+def plane_report(name: str, plane: PlaneExtraction, gates: Sequence[GateResult]) -> dict[str, bytes]:
+    """Files of the report by name: `report.md` and the pictures it shows. Same plane, same bytes."""
+    failed = [gate for gate in gates if not gate.passed]
+    verdict = "A session with this plane would **not be published**: " + "; ".join(map(str, failed)) if failed else "**Passed** every gate"
+    lines = [f"# {name}", "", f"{plane.metrics.kept_cells} cells at {plane.frame_rate:g} frames/s. {verdict}.", ""]
+    lines += [*gate_table(gates), "", *measurement_table(plane)]
+    pictures = draw_all(plane)
+    for file in pictures:
+        lines += ["", f"![{CAPTIONS[file]}]({file})", "", f"*{CAPTIONS[file]}.*"]
+    return {REPORT: ("\n".join(lines) + "\n").encode(), **pictures}
