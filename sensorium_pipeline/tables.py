@@ -1,21 +1,27 @@
 """The ranking tables of a release, from the evaluations that are stored; nothing is run and nothing is scored here."""
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.evaluation import EvaluationRecord, Job, latest_evaluation, list_jobs, read_scores
+from sensorium_pipeline.evaluation import EvaluationRecord, Job, latest_evaluation, read_scores
 from sensorium_pipeline.rankings.publication import Publication, latest_publication
-from sensorium_pipeline.rankings.records import TIER_LABELS, Entry, RankingTable
+from sensorium_pipeline.rankings.records import TIER_LABELS, Entry, RankingTable, Withdrawal
 from sensorium_pipeline.rankings.selection import which_counts
 from sensorium_pipeline.rankings.table import rank_submissions
 from sensorium_pipeline.scoring import Tier, Track
+from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.storage import Workspace
+from sensorium_pipeline.submissions.inbox import choices, list_submissions, withdrawals
 
 
 def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previous: Publication | None = None) -> RankingTable:
     """The table of one track on one tier.
 
-    On the live tier every submission is listed; on the final tier the one that counts for each team, and the
-    reference baseline.
+    On the live tier every submission is listed; on the final tier, of the phases that have opened it, the one that counts for each team
+    and the reference baseline. What counts is decided without looking at final scores, and what a team withdraws after they were shown
+    gives its place to none of its others.
 
     Args:
         workspace: needs its inbox, open and sealed stores.
@@ -37,14 +43,23 @@ def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previ
         raise OrganiserError(
             f"the {TIER_LABELS[tier]} tier is not open", where=f"release {release.name}", advice="The organisers open it in the release."
         )
-    jobs = [job for job in list_jobs(workspace, release) if job.track == track]
-    if tier == "final_test":
-        counting = which_counts(_rank(workspace, release, track, "test", jobs, None), {})
-        reference = _reference_job(release, track, jobs)
-        jobs = [job for job in jobs if counting.get(job.submission.team) == job.submission.digest or job == reference]
     if previous is None:
         previous = latest_publication(workspace.open, release.name)
-    return _rank(workspace, release, track, tier, jobs, previous)
+    sent = [Job(submission=record, release=release) for record in list_submissions(workspace, release.name, withdrawn=True)]
+    sent = [job for job in sent if job.track == track]
+    taken_back = withdrawals(workspace)
+    gone = {job.identifier: time for job in sent if (time := _withdrawn_at(job, taken_back))}
+    jobs = [job for job in sent if job.identifier not in gone]
+    if tier == "final_test":
+        counting = _counting(workspace, release, track, sent, gone)
+        reference = _reference_job(release, track, jobs)
+        jobs = [job for job in jobs if job.identifier in counting or (job == reference and _phase(job).final_opened is not None)]
+    withdrawn = [
+        Withdrawal(team=job.submission.team, model=job.submission.name, submission_digest=job.submission.digest, time=gone[job.identifier])
+        for job in sent
+        if job.identifier in gone
+    ]
+    return _rank(workspace, release, track, tier, jobs, previous, withdrawn)
 
 
 def rank_all(workspace: Workspace, release: Release) -> list[RankingTable]:
@@ -53,7 +68,39 @@ def rank_all(workspace: Workspace, release: Release) -> list[RankingTable]:
     return [rank(workspace, release, track, tier, previous) for track in release.tracks for tier in release.opened_tiers]
 
 
-def _rank(workspace: Workspace, release: Release, track: Track, tier: Tier, jobs: list[Job], previous: Publication | None) -> RankingTable:
+def _counting(workspace: Workspace, release: Release, track: Track, sent: list[Job], gone: Mapping[str, datetime]) -> set[str]:
+    """Identifiers of the submissions that count on the final tier, as far as their phase has opened it."""
+    opened = [job for job in sent if (since := _phase(job).final_opened) is not None and gone.get(job.identifier, since) >= since]
+    chosen = choices(workspace, release.name, track)
+    found: set[str] = set()
+    for after in (False, True):
+        group = [job for job in opened if _phase(job).after_competition == after]
+        digests = {(job.submission.team, job.submission.digest): job.identifier for job in group}
+        own = {team: digest for team, digest in chosen.items() if (team, digest) in digests}
+        counting = which_counts(_rank(workspace, release, track, "test", group, None), own)
+        found |= {digests[place] for place in counting.items()}
+    return found
+
+
+def _phase(job: Job) -> Phase:
+    """The phase in which a submission was received; the first where the release has it no more."""
+    return job.release.phase(job.submission.phase) or job.release.phases[0]
+
+
+def _withdrawn_at(job: Job, withdrawn: Mapping[tuple[str, ...], datetime]) -> datetime | None:
+    record = job.submission
+    return withdrawn.get((record.release, record.team, record.track, record.digest))
+
+
+def _rank(
+    workspace: Workspace,
+    release: Release,
+    track: Track,
+    tier: Tier,
+    jobs: list[Job],
+    previous: Publication | None,
+    withdrawn: Sequence[Withdrawal] = (),
+) -> RankingTable:
     reference = _reference_job(release, track, jobs)
     return rank_submissions(
         [_entry(workspace, job, tier, reference=job == reference) for job in jobs],
@@ -62,6 +109,7 @@ def _rank(workspace: Workspace, release: Release, track: Track, tier: Tier, jobs
         tier=tier,
         sessions={session.name: session.open_digest for session in release.competition_sessions(track)},
         previous=previous.table(track, tier) if previous else None,
+        withdrawn=withdrawn,
     )
 
 
@@ -82,6 +130,8 @@ def _entry(workspace: Workspace, job: Job, tier: Tier, *, reference: bool) -> En
         received=job.submission.submitted_at,
         seeds=tuple(job.submission.seeds),
         reference=reference,
+        phase=job.submission.phase,
+        after_competition=_phase(job).after_competition,
         failure=evaluation.failure if evaluation else "",
         scores=tuple(score.record for score in scores),
         resampled=tuple(score.resampled for score in scores),

@@ -45,9 +45,12 @@ def changes_between(previous: RankingTable | None, table: RankingTable) -> Table
             if row.change.reason:
                 rows.append(_row_change(row, row.change.rank_before, row.rank, row.change.score_before, _score(row), row.change.reason))
         now = {_key(row) for row in table.rows}
+        withdrawn = {(one.team, one.submission_digest): one.time for one in table.withdrawn}
         for row in previous.rows:
             if _key(row) not in now:
-                rows.append(_row_change(row, row.rank, None, _score(row), None, "no longer listed: withdrawn, or another one counts"))
+                time = withdrawn.get(_key(row))
+                reason = f"withdrawn by its team on {time:%Y-%m-%d}" if time else "no longer listed: another one of the team counts"
+                rows.append(_row_change(row, row.rank, None, _score(row), None, reason))
     return TableChanges(track=table.track, tier=table.tier, first=previous is None, rows=tuple(rows))
 
 

@@ -104,12 +104,13 @@ def _of_the_row(table: RankingTable, row: Row) -> list[Origin]:
             digests=records,
         ),
     ]
-    leader, reference = table.ranked[0], table.reference
+    reference = table.reference
     if row.difference_to_leader is not None:
+        leader = table.ranked[0]
         how = "score minus the leader's score, with the interval of paired resamples"
         digests = {"submission": (row.submission_digest,), "leader": (leader.submission_digest,)}
         origins.append(Origin(number="difference to the leader", value=row.difference_to_leader.value, how=how, digests=digests))
-    if reference is not None:
+    if reference is not None and row.improvement_percent is not None:
         how = "100 x (score / score of the reference baseline - 1)"
         digests = {"submission": (row.submission_digest,), "reference baseline": (reference.submission_digest,)}
         origins.append(Origin(number="improvement, per cent", value=row.improvement_percent, how=how, digests=digests))

@@ -68,8 +68,8 @@ def as_markdown(table: RankingTable) -> bytes:
     else:
         lines.append("No submission is ranked yet.")
     if table.unranked:
-        lines += ["", "Not ranked:", "", _line(["team", "model", "status", "reason"]), _line(["---"] * 4)]
-        lines += [_line([row.team, row.model, row.status, row.reason]) for row in table.unranked]
+        lines += ["", "Not ranked:", "", _line(["team", "model", "status", metric, "reason"]), _line(["---"] * 5)]
+        lines += [_line([row.team, row.model, row.status, _estimate(row.score), row.reason]) for row in table.unranked]
     data = ", ".join(f"{data.session} ({data.open_digest[:12]})" for data in table.data)
     lines += ["", f"Metric version {table.metric_version}; data {data}.", ""]
     return "\n".join(lines).encode()

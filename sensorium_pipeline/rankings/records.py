@@ -66,6 +66,8 @@ class Entry(_Record):
         received: when it arrived; earlier wins where two of a team are equal.
         seeds: the seeds its track asks for (one, 0, for a predictions file). Its score is the mean over them.
         reference: whether it is the reference baseline that improvements are measured against.
+        phase: of the competition in which it was received.
+        after_competition: whether it is listed only, as it came after those that compete.
         failure: why it was not evaluated, in words for the participant; "" where it was.
         scores: its score records on this tier; resampled: those of the ranking metric, each naming its score record.
         wall_seconds, device_seconds: of training and prediction, all seeds together; None where nothing ran here.
@@ -78,6 +80,8 @@ class Entry(_Record):
     received: AwareDatetime | None = None
     seeds: tuple[int, ...] = (0,)
     reference: bool = False
+    phase: str = ""
+    after_competition: bool = False
     failure: str = ""
     scores: tuple[ScoreRecord, ...] = ()
     resampled: tuple[ResampledScore, ...] = ()
@@ -119,7 +123,10 @@ class Change(_Record):
 
 
 class Row(_Record):
-    """One line of a table. Without a rank it holds the reason, and whatever numbers there are."""
+    """One line of a table. Without a rank it holds the reason, and whatever numbers there are.
+
+    A row of status "after" came after the competition: it has a score with its interval, and takes nobody's rank.
+    """
 
     rank: int | None = None
     rank_tier: int | None = None
@@ -129,7 +136,8 @@ class Row(_Record):
     model: Name
     submission_digest: str
     reference: bool = False
-    status: Literal["ranked", "failed", "incomplete"]
+    phase: str = ""
+    status: Literal["ranked", "after", "failed", "incomplete"]
     reason: str = ""
     score: Estimate | None = None
     difference_to_leader: Estimate | None = None
@@ -152,6 +160,15 @@ class Row(_Record):
     received: AwareDatetime | None = None
     change: Change = Change()
     links: tuple[Link, ...] = ()
+
+
+class Withdrawal(_Record):
+    """A submission that its team withdrew; it is in no row, and its results stay in the record."""
+
+    team: Name
+    model: Name
+    submission_digest: str
+    time: AwareDatetime
 
 
 class SessionLeftOut(_Record):
@@ -188,6 +205,7 @@ class RankingTable(_Record):
     data: tuple[ReleasedData, ...]
     rows: tuple[Row, ...]
     sessions_left_out: tuple[SessionLeftOut, ...] = ()
+    withdrawn: tuple[Withdrawal, ...] = ()
 
     @property
     def ranked(self) -> tuple[Row, ...]:

@@ -39,6 +39,10 @@ def which_counts(live: RankingTable, chosen: Mapping[str, str]) -> dict[str, str
 
 def _best(rows: Sequence[Row]) -> str:
     ranked = [row for row in rows if row.rank is not None]
+    # What came after the competition has scores and no rank.
+    later = [(row.score.value, row) for row in rows if row.status == "after" and row.score is not None]
+    if not ranked and later:
+        return min(later, key=lambda one: (-one[0], _time(one[1], math.inf), one[1].submission_digest))[1].submission_digest
     if ranked:
         return min(ranked, key=lambda row: (row.rank, _time(row, math.inf), row.submission_digest)).submission_digest
     return max(rows, key=lambda row: (_time(row, -math.inf), row.submission_digest)).submission_digest

@@ -19,7 +19,7 @@ from scipy import stats
 from sensorium_pipeline.errors import OrganiserError
 from sensorium_pipeline.rankings.changes import with_changes
 from sensorium_pipeline.rankings.comparison import Comparison, compare, shared_ranks
-from sensorium_pipeline.rankings.records import Entry, Estimate, RankingTable, ReleasedData, Row, SessionLeftOut, SessionResult
+from sensorium_pipeline.rankings.records import Entry, Estimate, RankingTable, ReleasedData, Row, SessionLeftOut, SessionResult, Withdrawal
 from sensorium_pipeline.rankings.resampling import ResampledScore
 from sensorium_pipeline.scoring import METRIC_VERSION, MetricName, Metrics, ScoreRecord, Tier, Track, primary_metric
 from sensorium_pipeline.storage import digest_of
@@ -56,6 +56,7 @@ def rank_submissions(
     sessions: Mapping[str, str],
     metric_version: str = METRIC_VERSION,
     previous: RankingTable | None = None,
+    withdrawn: Sequence[Withdrawal] = (),
 ) -> RankingTable:
     """The table of one track on one tier; the order of the entries does not matter.
 
@@ -67,6 +68,7 @@ def rank_submissions(
         sessions: the competition sessions of the track in this release, name -> digest of the released part.
         metric_version: scores by another version do not count.
         previous: the table published before, for the column of changes.
+        withdrawn: what teams took back, which says why it is no longer listed.
 
     Raises:
         OrganiserError: no sessions, an entry of another track, one that is given twice, or two reference baselines.
@@ -89,6 +91,8 @@ def rank_submissions(
     odd = _NotRanked("incomplete", "Its score was resampled with other draws than those of the rest; it will be resampled.")
     unranked += [_unranked_row(model.entry, odd, tier, sessions, metric_version) for model in complete if model.kind_of_draws != kind]
     complete = [model for model in complete if model.kind_of_draws == kind]
+    later = [model for model in complete if model.entry.after_competition]
+    complete = [model for model in complete if not model.entry.after_competition]
 
     table = RankingTable(
         release=release,
@@ -100,7 +104,8 @@ def rank_submissions(
         resampling_seed=kind[1] if kinds else None,
         resamples=kind[2] if kinds else None,
         data=tuple(ReleasedData(session=name, open_digest=digest) for name, digest in sorted(sessions.items())),
-        rows=(*_ranked_rows(complete), *sorted(unranked, key=_by_name)),
+        rows=(*_ranked_rows(complete), *_later_rows(later, complete), *sorted(unranked, key=_by_name)),
+        withdrawn=tuple(sorted(withdrawn, key=lambda one: (one.team, one.model, one.submission_digest))),
     )
     table = table.model_copy(update={"sessions_left_out": _sessions_left_out(table, complete, sorted(sessions))})
     return with_changes(table, previous)
@@ -213,6 +218,7 @@ def _row(entry: Entry, results: tuple[SessionResult, ...]) -> Row:
         model=entry.model,
         submission_digest=entry.submission_digest,
         reference=entry.reference,
+        phase=entry.phase,
         status="incomplete",
         sessions=results,
         neurons=sum(result.neurons for result in results) or None,
@@ -243,14 +249,31 @@ def _unranked_row(entry: Entry, why: _NotRanked, tier: Tier, sessions: Mapping[s
 def _ranked_rows(complete: Sequence[_Complete]) -> list[Row]:
     if not complete:
         return []
+    return _compared(complete, next((model.value for model in complete if model.row.reference), None))
+
+
+def _compared(complete: Sequence[_Complete], reference: float | None) -> list[Row]:
+    """Rows with ranks among each other, best first."""
     comparison = compare(
         np.array([model.value for model in complete]),
         *np.stack([model.draws for model in complete], axis=1),
         degrees_of_freedom=min(model.smallest_sample for model in complete) - 1,
     )
-    reference = next((model.value for model in complete if model.row.reference), None)
     rows = [_with_comparison(model, comparison, place, reference) for place, model in enumerate(complete)]
     return sorted(rows, key=lambda row: (row.rank or 0, *_by_name(row)))
+
+
+def _later_rows(later: Sequence[_Complete], competing: Sequence[_Complete]) -> list[Row]:
+    """What came after the competition, best first: scores with their intervals, and no rank."""
+    if not later:
+        return []
+    reference = next((model.value for model in competing if model.row.reference), None)
+    nobodys = {"rank": None, "rank_tier": None, "rank_low": None, "rank_high": None, "difference_to_leader": None, "p_best": None}
+    rows = []
+    for ranked in _compared(later, reference):
+        reason = f"after the competition{f', in phase {ranked.phase}' if ranked.phase else ''}"
+        rows.append(ranked.model_copy(update={**nobodys, "status": "after", "reason": reason}))
+    return rows
 
 
 def _with_comparison(model: _Complete, comparison: Comparison, place: int, reference: float | None) -> Row:

@@ -30,6 +30,7 @@ from sensorium_pipeline.submissions.inbox import (
 from sensorium_pipeline.submissions.package import DESCRIPTION, TRACKS, Track, load_submission, submission_files
 from sensorium_pipeline.submissions.teams import Token
 
+Action = Literal["withdraw", "choose"]
 UNCHARGED = ("refused", "platform failed")
 
 
@@ -105,14 +106,7 @@ def submit(workspace: Workspace, release: Release, folder: Path, token: Token, t
     )  # fmt: skip
 
 
-def request(
-    workspace: Workspace,
-    release: Release,
-    identifier: str,
-    action: Literal["withdraw", "choose"],
-    token: Token,
-    now: datetime | None = None,
-) -> Request:
+def request(workspace: Workspace, release: Release, identifier: str, action: Action, token: Token, now: datetime | None = None) -> Request:
     """Ask, signed, to withdraw a submission or to let it count on the final tier; it holds from the next evaluation on.
 
     Args:

@@ -53,7 +53,7 @@ def test_run_again_new_data_new_metric_failure_and_withdrawal_are_told_apart():
     assert set(reasons(before, metric).values()) == {f"new metric version: {METRIC_VERSION} → next"}
     assert reasons(before, table_of(score("aa", 0.5), failures=["bb"])) == {"bb": "failed now"}
     assert reasons(before, table_of(score("bb", 0.4))) == {
-        "aa": "no longer listed: withdrawn, or another one counts",
+        "aa": "no longer listed: another one of the team counts",
         "bb": "others: 1 above it gone",
     }
 
