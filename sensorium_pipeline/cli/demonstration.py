@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from sensorium_pipeline.cli.benchmark import print_ranking
 from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
 from sensorium_pipeline.evaluation import HIDDEN_TIERS
-from sensorium_pipeline.models.baselines import DEMO
 from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.rankings.records import RankingTable
 from sensorium_pipeline.recordings.simulation import simulate_recording
@@ -198,9 +197,7 @@ def _write_baseline(path: Path, architecture: str) -> None:
     """A baseline as `sensorium new-submission` writes it, at a size for two cores."""
     path.mkdir(parents=True, exist_ok=True)
     lines = [f'name = "{architecture.upper()} baseline"', 'entry_point = "sensorium_pipeline.submissions.baseline:build"', ""]
-    lines += ["[parameters]", f'architecture = "{architecture}"']
-    for table, values in DEMO.items():
-        lines += ["", f"[parameters.{table}]", *(f"{name} = {value}" for name, value in values.items())]
+    lines += ["[parameters]", f'architecture = "{architecture}"', 'size = "demo"']
     (path / "submission.toml").write_text("\n".join(lines) + "\n")
 
 

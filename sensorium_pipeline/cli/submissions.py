@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
 
 def new_submission(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist yet, or be empty.")],
-    template: Annotated[str, typer.Option(help="ln or cnn, the baselines of SENSORIUM 2022.")] = "cnn",
+    template: Annotated[
+        str,
+        typer.Option(help="mean, ln, energy, subunit, factorised, cnn, rotation, squeeze, pretrained, transformer or features."),
+    ] = "cnn",
 ) -> None:
     """Write a submission that runs as it is, to start from."""
     from sensorium_pipeline.submissions.package import new_submission as write

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.models.configuration import ModelConfiguration
+from sensorium_pipeline.models.configuration import ConvolutionConfiguration, GaussianConfiguration, ModelConfiguration
 from sensorium_pipeline.models.encoder import Encoder, SessionNeurons, load_tensors
 
 _ADVICE = "give one of the organisers' published state dictionaries (sensorium_ln_model.pth and its like)"
@@ -93,14 +93,13 @@ def _configuration(tensors: dict[str, Tensor], path: Path) -> ModelConfiguration
     shifter = next((value for name, value in tensors.items() if name.endswith(".network.0.weight")), None)
     if first is None or spatial is None or position is None or layers not in (3, 4) or first.ndim != 4 or first.shape[1] not in (1, 4):
         raise InputError("the layers are not those of an LN or CNN baseline of 2022", where=path, advice=_ADVICE)
+    core = ConvolutionConfiguration(
+        linear=layers == 3, layers=layers, channels=first.shape[0], input_kernel=first.shape[-1], hidden_kernel=spatial.shape[-1]
+    )
     return ModelConfiguration(
-        linear=layers == 3,
-        layers=layers,
-        hidden_channels=first.shape[0],
-        input_kernel=first.shape[-1],
-        hidden_kernel=spatial.shape[-1],
+        core=core,
+        readout=GaussianConfiguration(position_features=position.shape[0]),
         behavior=first.shape[1] == 4,
         shifter=shifter is not None,
-        position_features=position.shape[0],
         shifter_features=5 if shifter is None else shifter.shape[0],
     )

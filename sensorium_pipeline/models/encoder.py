@@ -1,4 +1,4 @@
-"""The whole model: one core for all sessions, a readout (and a shifter) for each."""
+"""The whole model: one core for all sessions, a readout (and a shifter, a modulator) for each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.models.configuration import ModelConfiguration, parse_configuration
-from sensorium_pipeline.models.core import Core
+from sensorium_pipeline.models.configuration import GaussianConfiguration, ModelConfiguration, parse_configuration
+from sensorium_pipeline.models.cores import Core, build_core
 from sensorium_pipeline.models.inputs import ModelInputs
-from sensorium_pipeline.models.readout import GaussianReadout, source_grid
+from sensorium_pipeline.models.modulator import Modulator
+from sensorium_pipeline.models.readouts.factorised import FactorisedReadout
+from sensorium_pipeline.models.readouts.gaussian import GaussianReadout, source_grid
 from sensorium_pipeline.models.shifter import Shifter
 from sensorium_pipeline.training.data import SessionDescription
 
@@ -31,18 +33,25 @@ class SessionNeurons:
 
 
 class Encoder(nn.Module):
-    """Predicted standardised responses, always above 0: ELU(readout(core(images))) + 1.
+    """Predicted standardised responses, always above 0: ELU(readout(core(images))) + 1, times the modulator's gain where there is one.
 
     Args:
         configuration: sizes; kept as `configuration`.
         sessions: whose neurons to predict.
         generator: of all initial weights.
+        network: weights of a pretrained network, where the configuration's core names some.
 
     Raises:
-        InputError: when no session is given, or a session's name is empty, holds a dot or comes twice.
+        InputError: when no session is given, a session's name is empty, holds a dot or comes twice, or the core does not fit the images.
     """
 
-    def __init__(self, configuration: ModelConfiguration, sessions: Sequence[SessionNeurons], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        configuration: ModelConfiguration,
+        sessions: Sequence[SessionNeurons],
+        generator: torch.Generator,
+        network: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         names = [session.name for session in sessions]
         if not names or len(set(names)) < len(names) or any(not name or "." in name for name in names):
@@ -52,29 +61,31 @@ class Encoder(nn.Module):
                 advice="name sessions like static1-1-1",
             )
         self.configuration = configuration
-        self.core = Core(configuration, generator)
-        self.readouts = nn.ModuleDict(
-            {s.name: GaussianReadout(configuration, s.grid, _initial_bias(s.mean_response), generator) for s in sessions}
-        )
+        self.core = build_core(configuration, generator, network)
+        map_shape = _map_shape(self.core, configuration.image_shape)
+        self.readouts = nn.ModuleDict({s.name: _readout(configuration, self.core, map_shape, s, generator) for s in sessions})
         self.shifters = nn.ModuleDict({name: Shifter(configuration, generator) for name in names} if configuration.shifter else {})
+        self.modulators = nn.ModuleDict(
+            {s.name: Modulator(configuration, len(s.grid), generator) for s in sessions} if configuration.modulator else {}
+        )
 
     @classmethod
-    def for_sessions(cls, configuration: ModelConfiguration, sessions: Sequence[SessionDescription], generator: torch.Generator) -> Self:
+    def for_sessions(
+        cls,
+        configuration: ModelConfiguration,
+        sessions: Sequence[SessionDescription],
+        generator: torch.Generator,
+        network: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """An untrained encoder of sessions; their image shape is written into its configuration.
 
         Raises:
-            InputError: when the sessions' image shapes differ, are too small for the first kernel, or not the configuration's.
+            InputError: when the sessions' image shapes differ, are too small for the core, or not the configuration's.
         """
         shapes = sorted({session.image_shape for session in sessions})
         if len(shapes) > 1:
             raise InputError(f"sessions have different image shapes {shapes}", where="sessions", advice="use sessions of one release")
         for shape in shapes:
-            if min(shape) < configuration.input_kernel:
-                raise InputError(
-                    f"images of {shape} pixels are smaller than input_kernel = {configuration.input_kernel}",
-                    where="image_shape",
-                    advice="use a smaller input_kernel",
-                )
             if configuration.image_shape not in (None, shape):
                 raise InputError(
                     f"the model was made for images of {configuration.image_shape} pixels, the sessions have {shape}",
@@ -85,7 +96,7 @@ class Encoder(nn.Module):
         neurons = [
             SessionNeurons(s.name, source_grid(s.positions), s.statistics.response_mean * s.statistics.response_precision) for s in sessions
         ]
-        return cls(configuration, neurons, generator)
+        return cls(configuration, neurons, generator, network)
 
     @property
     def sessions(self) -> list[str]:
@@ -105,9 +116,10 @@ class Encoder(nn.Module):
         """
         if session not in self.readouts:
             raise InputError(f"the model knows the sessions {self.sessions}, not {session}", where=session, advice="choose one of them")
-        maps = self.core(inputs.images, inputs.behavior)
+        maps = self.core(inputs.images, inputs.behavior if self.configuration.behavior else None)
         shift = self.shifters[session](inputs.pupil_center) if session in self.shifters else None
-        return functional.elu(self.readouts[session](maps, shift, noise)) + 1
+        rates = functional.elu(self.readouts[session](maps, shift, noise)) + 1
+        return rates * self.modulators[session](inputs.behavior) if session in self.modulators else rates
 
     def regularizer(self, session: str) -> Tensor:
         """Penalty of the core and of one session's readout, as 2022 added it to the loss of each batch."""
@@ -153,6 +165,28 @@ def load_tensors(encoder: Encoder, tensors: Mapping[str, Tensor], where: str) ->
     if problems:
         raise InputError(f"the weights do not fit the model: {'; '.join(problems)}", where=where, advice="build the model that was saved")
     encoder.load_state_dict(dict(tensors))
+
+
+def _map_shape(core: Core, image_shape: tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_shape is None:
+        return None
+    try:
+        return core.map_shape(image_shape)
+    except RuntimeError as error:  # what layers say to images that are smaller than their kernels
+        raise InputError(
+            f"images of {image_shape} pixels are too small for this core", where="image_shape", advice="use smaller kernels or fewer pools"
+        ) from error
+
+
+def _readout(
+    configuration: ModelConfiguration, core: Core, map_shape: tuple[int, int] | None, session: SessionNeurons, generator: torch.Generator
+) -> GaussianReadout | FactorisedReadout:
+    readout, bias = configuration.readout, _initial_bias(session.mean_response)
+    if isinstance(readout, GaussianConfiguration):
+        return GaussianReadout(readout, core.channels, session.grid, bias, generator)
+    if map_shape is None:
+        raise InputError("a factorised readout is made for one image shape", where="image_shape", advice="build it for sessions")
+    return FactorisedReadout(readout, core.channels, map_shape, bias)
 
 
 def _initial_bias(mean: NDArray[np.float32]) -> NDArray[np.float32]:

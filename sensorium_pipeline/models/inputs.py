@@ -50,7 +50,7 @@ def normalise_inputs(configuration: ModelConfiguration, session: SessionDescript
     images = _checked(session, "images", inputs.images, (len(inputs), *session.image_shape))
     images = (images - np.float32(statistics.image_mean)) / np.float32(statistics.image_std)
     behavior = pupil = None
-    if configuration.behavior:
+    if configuration.behavior or configuration.modulator:
         raw = _checked(session, "behavior", inputs.behavior, (len(inputs), 3))
         behavior = raw * (_precision(_known(session, "behavior_std", statistics.behavior_std)) * np.float32(configuration.behavior_scale))
     if configuration.shifter:

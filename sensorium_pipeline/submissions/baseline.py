@@ -3,9 +3,10 @@
 The `[parameters]` table of submission.toml names the architecture and may set sizes and training otherwise:
 
     [parameters]
-    architecture = "cnn"          # or "ln"
-    [parameters.model]            # fields of ModelConfiguration
-    hidden_channels = 16
+    architecture = "cnn"          # any of sensorium_pipeline.models.baselines.BASELINES
+    size = "full"                 # or "demo": trains in under a minute on two cores
+    [parameters.model.core]       # fields of ModelConfiguration, here of its core
+    channels = 32
     [parameters.training]         # fields of TrainerParameters
     epochs = 30
 
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.models.baselines import baseline
+from sensorium_pipeline.models.baselines import DEMO_TRAINING, Size, baseline
+from sensorium_pipeline.models.configuration import PretrainedConfiguration
+from sensorium_pipeline.models.cores.pretrained import read_network
 from sensorium_pipeline.models.encoder import Encoder, encoder_state, load_encoder_state
 from sensorium_pipeline.models.inputs import normalise_inputs
 from sensorium_pipeline.submissions.interface import Context
@@ -36,8 +39,20 @@ class BaselineParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
+    size: Size = "full"
     model: dict[str, Any] = Field(default_factory=dict)
-    training: TrainerParameters = TrainerParameters()
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def trainer(self) -> TrainerParameters:
+        """How to train: the defaults of the size, with what the table says on top."""
+        return TrainerParameters.model_validate({**(DEMO_TRAINING if self.size == "demo" else {}), **self.training})
+
+    @field_validator("training")
+    @classmethod
+    def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
+        TrainerParameters.model_validate(training)
+        return training
 
 
 class BaselineModel:
@@ -52,17 +67,21 @@ class BaselineModel:
 
     def __init__(self, context: Context) -> None:
         self._parameters = _parse(context.parameters)
-        configuration = baseline(self._parameters.architecture, context.track, self._parameters.model)
+        parameters = self._parameters
+        configuration = baseline(parameters.architecture, context.track, parameters.model, parameters.size)
+        network = None
+        if isinstance(configuration.core, PretrainedConfiguration) and configuration.core.weights is not None:
+            network = read_network(context.folder / configuration.core.weights)
         self._descriptions = {session.name: session for session in context.sessions}
         self._context = context
         weights = seeded_generator(context.seed, "weights")
-        self._encoder = Encoder.for_sessions(configuration, context.sessions, weights).to(context.device)
+        self._encoder = Encoder.for_sessions(configuration, context.sessions, weights, network).to(context.device)
         self.result: TrainingResult | None = None
 
     def train(self, sessions: Sequence[SessionData]) -> None:
         """Train on the visible tiers of the sessions."""
         resident = [resident_session(self._encoder.configuration, session, self._context.device) for session in sessions]
-        parameters, context = self._parameters.training, self._context
+        parameters, context = self._parameters.trainer, self._context
         if context.smoke_run:
             parameters = parameters.model_copy(update={"epochs": 1})
         trainer = Trainer(self._encoder, resident, parameters, seed=context.seed, progress=context.progress, after_epoch=self._after_epoch)
@@ -89,7 +108,7 @@ class BaselineModel:
         if len(inputs) == 0:
             return np.empty((0, self._descriptions[session].neurons), np.float32)
         normalised = normalise_inputs(self._encoder.configuration, self._descriptions[session], inputs).to(self._context.device)
-        prediction = predict_inputs(self._encoder, session, normalised, self._parameters.training.batch_size)
+        prediction = predict_inputs(self._encoder, session, normalised, self._parameters.trainer.batch_size)
         return prediction.cpu().numpy()
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
@@ -119,5 +138,5 @@ def _parse(parameters: Mapping[str, object]) -> BaselineParameters:
         raise InputError(
             f"{field}: {first['msg']}",
             where="submission.toml",
-            advice="a baseline takes architecture, [parameters.model] and [parameters.training]",
+            advice="a baseline takes architecture, size, [parameters.model] and [parameters.training]",
         ) from error

@@ -175,7 +175,7 @@ def new_submission(folder: Path, template: str) -> None:
 
     Args:
         folder: must not exist yet, or be empty.
-        template: "ln" or "cnn", the baselines of SENSORIUM 2022.
+        template: name of a folder in `templates`: a baseline of the zoo, "mean" or "features".
 
     Raises:
         InputError: an unknown template, or something lies in the folder.

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.models.checkpoints import load_checkpoint
+from sensorium_pipeline.models.configuration import ConvolutionConfiguration
 from sensorium_pipeline.models.inputs import ModelInputs
 
 # As printed in the submission tutorial of sinzlab/sensorium, whose model ran at full resolution.
@@ -45,7 +46,9 @@ def test_all_four_checkpoints_load_and_run(
 ) -> None:
     encoder = load_checkpoint(checkpoints / f"{name}.pth")
     assert encoder.sessions == [session]
-    assert (encoder.configuration.linear, encoder.configuration.behavior, encoder.configuration.shifter) == (linear, behavior, behavior)
+    configuration = encoder.configuration
+    assert isinstance(configuration.core, ConvolutionConfiguration)
+    assert (configuration.core.linear, configuration.behavior, configuration.shifter) == (linear, behavior, behavior)
     full = images(test_data, [104, 128])
     small = torch.nn.functional.interpolate(full, scale_factor=0.25, mode="bilinear", align_corners=False, recompute_scale_factor=False)
     extra = (torch.tensor([[1.0, 0.1, 0.5], [2.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0], [1.0, -1.0]])) if behavior else ()
@@ -62,7 +65,7 @@ def test_behaviour_through_kernel_sums_equals_constant_channels(test_data: Path,
     pictures, behavior = torch.randn(2, 1, 36, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([[1.0, 0.2, 3.0], [0.5, 0, 0]])
     channels = torch.cat([pictures, behavior[:, :, None, None].expand(-1, -1, 36, 64)], dim=1)
     with torch.no_grad():
-        maps = core.norms[0](core.first(channels))
+        maps = core.norms[0](torch.nn.functional.conv2d(channels, core.first.weight))
         for layer, block in enumerate(core.hidden, start=1):
             maps = core.norms[layer](block(torch.nn.functional.elu(maps)))
         torch.testing.assert_close(core(pictures, behavior), torch.nn.functional.elu(maps), atol=1e-4, rtol=1e-4)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.models.baselines import DEMO, baseline
+from sensorium_pipeline.models.baselines import BASELINES, baseline
+from sensorium_pipeline.models.configuration import ConvolutionConfiguration, GaussianConfiguration
 from sensorium_pipeline.models.encoder import Encoder, encoder_state, load_encoder_state
 from sensorium_pipeline.models.inputs import ModelInputs, normalise_inputs, standardise_responses
-from sensorium_pipeline.models.readout import source_grid
+from sensorium_pipeline.models.readouts.gaussian import source_grid
 from sensorium_pipeline.training.data import SessionDescription, TrialInputs
 
 MakeDescription = Callable[..., SessionDescription]
@@ -27,18 +28,21 @@ def inputs_for(session: SessionDescription, trials: int, seed: int = 0) -> Trial
 
 
 def test_published_sizes() -> None:
-    cnn = baseline("cnn", "sensorium")
-    assert (cnn.layers, cnn.linear, cnn.hidden_channels, cnn.input_kernel, cnn.hidden_kernel) == (4, False, 64, 9, 7)
-    assert (cnn.laplace_weight, cnn.feature_weight, cnn.behavior, cnn.shifter) == (6.3831, 0.0076, False, False)
-    ln = baseline("ln", "sensorium+")
-    assert (ln.layers, ln.linear, ln.behavior, ln.shifter) == (3, True, True, True)
+    cnn, ln = baseline("cnn", "sensorium"), baseline("ln", "sensorium+")
+    core, readout = cnn.core, cnn.readout
+    assert isinstance(core, ConvolutionConfiguration)
+    assert isinstance(readout, GaussianConfiguration)
+    assert (core.layers, core.linear, core.channels, core.input_kernel, core.hidden_kernel) == (4, False, 64, 9, 7)
+    assert (core.laplace_weight, readout.feature_weight, cnn.behavior, cnn.shifter) == (6.3831, 0.0076, False, False)
+    assert isinstance(ln.core, ConvolutionConfiguration)
+    assert (ln.core.layers, ln.core.linear, ln.behavior, ln.shifter) == (3, True, True, True)
 
 
 @pytest.mark.parametrize("track", ["sensorium", "sensorium+"])
-@pytest.mark.parametrize("architecture", ["ln", "cnn"])
+@pytest.mark.parametrize("architecture", list(BASELINES))
 def test_predicts_positive_rates_of_every_session(make_description: MakeDescription, architecture: str, track: str) -> None:
     sessions = [make_description("a", 7), make_description("b", 11)]
-    configuration = baseline(architecture, track, DEMO["model"])
+    configuration = baseline(architecture, track, size="demo")
     encoder = Encoder.for_sessions(configuration, sessions, seeded()).eval()
     assert encoder.configuration.image_shape == (18, 32)
     for session in sessions:
@@ -60,7 +64,7 @@ def test_ln_core_is_linear_and_cnn_core_is_not(make_description: MakeDescription
 
 def test_positions_are_drawn_in_training_only(make_description: MakeDescription) -> None:
     session = make_description()
-    encoder = Encoder.for_sessions(baseline("cnn", "sensorium", {"initial_sigma": 0.3}), [session], seeded()).eval()
+    encoder = Encoder.for_sessions(baseline("cnn", "sensorium", {"readout": {"initial_sigma": 0.3}}), [session], seeded()).eval()
     inputs = normalise_inputs(encoder.configuration, session, inputs_for(session, 2))
     with torch.no_grad():
         mean = encoder(session.name, inputs)
@@ -159,7 +163,7 @@ class TestState:
         del state["configuration"]
         with pytest.raises(InputError, match="without their configuration"):
             load_encoder_state(one, state)
-        state["configuration"] = np.frombuffer(b'{"schema_version": 2}', np.uint8)
+        state["configuration"] = np.frombuffer(b'{"schema_version": 1}', np.uint8)
         with pytest.raises(InputError, match="schema_version"):
             load_encoder_state(one, state)
         assert all(np.array_equal(before[name], value) for name, value in encoder_state(two).items())
@@ -169,10 +173,13 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
-            (("vit", "sensorium"), "unknown architecture 'vit'"),
+            (("perceptron", "sensorium"), "unknown architecture 'perceptron'"),
             (("cnn", "sensorium++"), "unknown track"),
             (("cnn", "sensorium", {"channels": 3}), "channels"),
-            (("cnn", "sensorium", {"hidden_kernel": 4}), "odd"),
+            (("cnn", "sensorium", {"core": {"hidden_kernel": 4}}), "odd"),
+            (("energy", "sensorium", {"behavior": True}), "use the modulator"),
+            (("factorised", "sensorium", {"shifter": True}), "Gaussian readout"),
+            (("transformer", "sensorium", {"core": {"heads": 3}}), "multiple of heads"),
         ],
     )
     def test_configuration(self, arguments: tuple, text: str) -> None:
@@ -185,7 +192,7 @@ class TestBadInput:
             Encoder.for_sessions(cnn, [make_description("a"), make_description("a")], seeded())
         with pytest.raises(InputError, match="different names"):
             Encoder.for_sessions(cnn, [], seeded())
-        with pytest.raises(InputError, match="smaller than input_kernel"):
+        with pytest.raises(InputError, match="too small for this core"):
             Encoder.for_sessions(cnn, [make_description(image_shape=(8, 30))], seeded())
         with pytest.raises(InputError, match="different image shapes"):
             Encoder.for_sessions(cnn, [make_description("a"), make_description("b", image_shape=(36, 64))], seeded())

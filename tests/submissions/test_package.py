@@ -136,7 +136,7 @@ def test_templates_are_valid(tmp_path: Path, template: str) -> None:
     assert submission.track is None
     with pytest.raises(InputError, match="something lies there already"):
         new_submission(tmp_path / "mine", template)
-    with pytest.raises(InputError, match=r"no template 'best'. Choose one of cnn, ln"):
+    with pytest.raises(InputError, match=r"no template 'best'. Choose one of cnn, energy, "):
         new_submission(tmp_path / "other", "best")
     assert not (tmp_path / "other").exists()
 

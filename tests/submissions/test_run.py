@@ -100,7 +100,7 @@ def test_starter_runs_as_it_is(tier: IsolationTier, tmp_path: Path) -> None:
     stage_sessions([small_session("static4-1-1", 4, seed=4, image_shape=(36, 64))], "sensorium", tmp_path / "staged")
     new_submission(tmp_path / "mine", "ln")
     description = tmp_path / "mine" / "submission.toml"
-    small = "[parameters.model]\nhidden_channels = 4\n[parameters.training]\nepochs = 1\n[resources]"
+    small = "[parameters.model.core]\nchannels = 4\n[parameters.training]\nepochs = 1\n[resources]"
     description.write_text(description.read_text().replace("[resources]", small))
     limits = Limits(wall_seconds=200, memory_bytes=4 * 1024**3)
     outcome = run_submission(tmp_path / "mine", tmp_path / "staged", "sensorium", 0, tmp_path / "out", limits)

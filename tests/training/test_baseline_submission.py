@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.models.baselines import DEMO
 from sensorium_pipeline.submissions.baseline import BaselineModel, build
 from sensorium_pipeline.submissions.interface import Context, TrainableModel
 
-SMALL = {"model": {"layers": 2, "hidden_channels": 4, "hidden_kernel": 3}, "training": {"epochs": 2, "batch_size": 16}}
+SMALL = {"model": {"core": {"layers": 2, "channels": 4, "hidden_kernel": 3}}, "training": {"epochs": 2, "batch_size": 16}}
 
 
 def context(made: list, architecture: str = "cnn", track: str = "sensorium", parameters: dict | None = None) -> Context:
@@ -58,7 +57,7 @@ def test_predictions_are_in_standardised_units(make_session: Callable) -> None:
 def test_cnn_beats_ln_on_energy_cells_in_the_demo_configuration(make_session: Callable) -> None:
     # A smaller image and half of the demo's epochs, which is enough for the order: LN cannot hold an energy cell.
     made = [make_session("a", 0, neurons=60, training=700, shape=(24, 36))]
-    parameters = {**DEMO, "training": {**DEMO["training"], "epochs": 12}}
+    parameters = {"size": "demo", "training": {"epochs": 12}}
     reached = {}
     for architecture in ("ln", "cnn"):
         model = build(context(made, architecture, "sensorium", parameters))
@@ -72,10 +71,11 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("parameters", "text"),
         [
-            ({"architecture": "vit"}, "unknown architecture"),
-            ({"size": 3}, "parameters.size"),
+            ({"architecture": "perceptron"}, "unknown architecture"),
+            ({"sizes": 3}, r"parameters\.sizes"),
             ({"training": {"epochs": 0}}, r"parameters\.training\.epochs"),
-            ({"model": {"layers": "many"}}, "layers"),
+            ({"model": {"core": {"layers": "many"}}}, r"core\.convolution\.layers"),
+            ({"size": "huge"}, r"parameters\.size"),
         ],
     )
     def test_parameters(self, make_session: Callable, parameters: dict, text: str) -> None:

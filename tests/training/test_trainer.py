@@ -29,7 +29,7 @@ from sensorium_pipeline.training.data import SessionData, Trials
 from sensorium_pipeline.training.parameters import TrainerParameters
 from sensorium_pipeline.training.trainer import Trainer, poisson_loss, single_trial_correlation, validation_score
 
-SIZES = {"layers": 2, "hidden_channels": 4, "hidden_kernel": 3}
+SIZES = {"core": {"layers": 2, "channels": 4, "hidden_kernel": 3}}
 SHORT = TrainerParameters(epochs=6, batch_size=16, patience=1, stages=6)
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sensorium_pipeline.models.configuration import ModelConfiguration
+from sensorium_pipeline.models.configuration import GaussianConfiguration
 from sensorium_pipeline.models.dense import dense
 from sensorium_pipeline.models.sampling import read_positions
 
@@ -27,6 +27,7 @@ class GaussianReadout(nn.Module):
 
     Args:
         configuration: sizes.
+        channels: of the feature maps.
         grid: (neurons, 2), see `source_grid`.
         bias: (neurons,) start of the bias.
         generator: of the initial weights.
@@ -35,10 +36,15 @@ class GaussianReadout(nn.Module):
     grid: Tensor
 
     def __init__(
-        self, configuration: ModelConfiguration, grid: NDArray[np.float32], bias: NDArray[np.float32], generator: torch.Generator
+        self,
+        configuration: GaussianConfiguration,
+        channels: int,
+        grid: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        neurons, channels, sigma = len(grid), configuration.hidden_channels, configuration.initial_sigma
+        neurons, sigma = len(grid), configuration.initial_sigma
         self.feature_weight = configuration.feature_weight
         self.register_buffer("grid", torch.tensor(grid, dtype=torch.float32))
         last = dense(configuration.position_features, 2, generator)
@@ -65,7 +71,8 @@ class GaussianReadout(nn.Module):
         positions = self.position(self.grid)[None]
         if noise is not None:
             drawn = torch.randn(maps.shape[0], *self.grid.shape, generator=noise, device=maps.device)
-            positions = positions + (self.sigma * drawn[:, :, None, :]).sum(-1)
+            # Column by column of sigma: the product of all four entries would be the largest array of the readout.
+            positions = positions + self.sigma[:, :, 0] * drawn[:, :, :1] + self.sigma[:, :, 1] * drawn[:, :, 1:]
         positions = positions.clamp(-1, 1)
         if shift is not None:
             positions = positions + shift[:, None, :]
