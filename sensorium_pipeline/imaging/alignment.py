@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import torch
+import scipy.fft
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from sensorium_pipeline.imaging.interpolation import bin_frame, gauss_newton
+from sensorium_pipeline.imaging.displacement_smoothing import EvidenceModes
+from sensorium_pipeline.imaging.gauss_newton import gauss_newton
+from sensorium_pipeline.imaging.interpolation import bin_frame, pearson
 from sensorium_pipeline.imaging.spectrum import Spectrum, radial_frequency, taper_window
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _RIGID_VARIANCE = 100.0**2  # px^2: says nothing about the rigid shift
-_BATCH = 16
 _HALVED_FROM = 128
 _COARSE_STEPS = 3
 _FINE_STEPS = 2
 _MODEL_ERROR = 0.01  # of the power of the template
+_LEAST_DISTURBANCE = 1e-4  # of the largest: where nothing disturbs, a frequency must not outweigh all others
 _FEW_PIXELS = 25  # fewer than a cell has
 _FALSE_PEAKS = 1e-3  # part of frames of noise alone in which some peak counts as found
 
@@ -54,11 +56,11 @@ class Level:
         """The template (y, x) with its derivatives, filtered by the inverse of the noise's spectrum."""
         height, width = template.shape
         slope_y, slope_x = np.asarray(np.gradient(template), dtype=np.float32)
-        weight = torch.from_numpy((1 / noise(radial_frequency(height, width))).astype(np.float32))
+        weight = (1 / noise(radial_frequency(height, width))).astype(np.float32)
         weight[0, 0] = 0
 
         def filtered(slope: Float32) -> Float32:
-            result = torch.fft.irfft2(torch.fft.rfft2(torch.from_numpy(slope)) * weight, s=(height, width)).numpy()
+            result = scipy.fft.irfft2(scipy.fft.rfft2(slope) * weight, s=(height, width))
             # The transform takes the opposite edges for neighbours.
             result[:2], result[-2:], result[:, :2], result[:, -2:] = 0, 0, 0, 0
             return np.ascontiguousarray(result)
@@ -80,31 +82,31 @@ class Level:
         return cls(np.ascontiguousarray(template), gradient_y, gradient_x, np.ascontiguousarray((vectors * values) @ vectors.T))
 
     def refine(
-        self,
-        frame: Float32,
-        offset: np.float32,
-        gain: np.float32,
-        field: Float32,
-        posterior: Float64,
-        steps: int,
-        evidence: Float64,
-        statistics: Float64,
-    ) -> None:
-        """See `gauss_newton`."""
-        gauss_newton(
-            frame,
-            offset,
-            gain,
-            field,
-            self.template,
-            self.gradient_y,
-            self.gradient_x,
-            self.information,
-            posterior,
-            steps,
-            evidence,
-            statistics,
-        )
+        self, frame: Float32, offset: np.float32, gain: np.float32, field: Float32, posterior: Float64, steps: int, evidence: Float64
+    ) -> np.float32:
+        """See `gauss_newton`; the correlation before the last step."""
+        moments, own = np.empty(6), (self.template, self.gradient_y, self.gradient_x, self.information)
+        gauss_newton(frame, offset, gain, field, *own, posterior, steps, evidence, moments)
+        return np.float32(pearson(moments))
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where one frame correlates best with a template: shift y, x in px to about a tenth, and the rest as in `Alignments`."""
+
+    shift: tuple[float, float]
+    gain: np.float32
+    at_bound: bool
+    certainty: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One frame against a template, as in `Alignments`; the field falls back to the shift where it ran away."""
+
+    peak: Peak
+    field: Float32
+    correlation: np.float32
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Alignments:
     """Frames against a template, in pixels of the images given.
 
     Attributes:
+        shifts: (frames, 2) where the correlation has its peak, y, x.
         fields: (frames, rows, columns, 2) displacement y, x at the nodes.
         correlation: (frames,) Pearson, of the moved frame with the template.
         gain: (frames,) brightness relative to the template.
@@ -120,6 +123,7 @@ class Alignments:
         deviation_variance: px^2, of the non-rigid part, as these frames decided it.
     """
 
+    shifts: Float32
     fields: Float32
     correlation: Float32
     gain: Float32
@@ -151,14 +155,15 @@ class Aligner:
         own = Spectrum.of(centred[None])
         power = own.at(radius)
 
+        least = _LEAST_DISTURBANCE * float((noise.at(radius) + _MODEL_ERROR * power).max())
+
         def disturbance(frequency: Float64) -> Float64:
             # However little the noise, interpolation and brightness leave errors in proportion to what is there.
-            return noise.at(frequency) + _MODEL_ERROR * own.at(frequency)
+            return np.maximum(noise.at(frequency) + _MODEL_ERROR * own.at(frequency), least)
 
         excess = noise.at(radius) / averaged
         wiener = np.maximum(power - excess, 0) / np.maximum(power, 1e-30)
-        passed = torch.fft.rfft2(torch.from_numpy(centred)) * torch.from_numpy(wiener.astype(np.float32))
-        smooth = torch.fft.irfft2(passed, s=(height, width)).numpy()
+        smooth = scipy.fft.irfft2(scipy.fft.rfft2(centred) * wiener.astype(np.float32), s=(height, width))
         # Near the edges the transform mixes opposite sides: keep the mean itself there.
         taper = taper_window(height, width)
         smooth = smooth * taper + centred * (1 - taper)
@@ -169,24 +174,24 @@ class Aligner:
         bin_frame(smooth, 0, 2, coarse)
         self.coarse = Level.of(coarse - coarse.mean(), lambda frequency: disturbance(frequency / 2) / 4, nodes)
         self.correlations = self._node_correlations(smoothness)
-        self._evidence = self._evidence_basis()
+        self.modes = EvidenceModes(self.fine.information, self.correlations)
         self._posteriors: dict[tuple[bool, float], Float64] = {}
         # The rigid shift needs no more than half the resolution where there are pixels enough.
         self._halving = 2 if min(height, width) >= _HALVED_FROM else 1
         whole = self.coarse.template if self._halving == 2 else self.fine.template
-        self._taper = torch.from_numpy(taper_window(*whole.shape))
-        spectrum = torch.fft.rfft2(torch.from_numpy(whole) * self._taper)
+        self._taper = taper_window(*whole.shape)
+        spectrum = scipy.fft.rfft2(whole * self._taper)
         weight = 1 / disturbance(radial_frequency(*whole.shape) / self._halving)
         weight[0, 0] = 0
-        self._matched = spectrum.conj() * torch.from_numpy(weight.astype(np.float32))
-        self._peak = float(torch.fft.irfft2(spectrum * self._matched, s=whole.shape)[0, 0])
+        self._matched = spectrum.conj() * weight.astype(np.float32)
+        self._peak = float(scipy.fft.irfft2(spectrum * self._matched, s=whole.shape)[0, 0])
         # What noise alone makes of the correlation: each term of the transform stands for itself and its mirror image.
         mirrored = np.full(weight.shape[1], 2.0)
         mirrored[0] = 1.0
         if whole.shape[1] % 2 == 0:
             mirrored[-1] = 1.0
         one_frame = noise.at(radial_frequency(*whole.shape) / self._halving) / self._halving**2 * float((self._taper**2).sum()) * mirrored
-        matched = self._matched.abs().numpy().astype(np.float64)
+        matched = np.abs(self._matched).astype(np.float64)
         self._surface_noise = max(float(np.sqrt((matched**2 * one_frame).sum())) / whole.size, 1e-30)
         # A frame that is part of the template correlates with itself.
         self.own_certainty = float((weight * one_frame).sum()) / whole.size / averaged / self._surface_noise
@@ -222,43 +227,54 @@ class Aligner:
             self._posteriors[key] = np.ascontiguousarray(prior @ np.linalg.inv(np.eye(len(prior)) + level.information @ prior))
         return self._posteriors[key]
 
-    def rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_], Float32]:
-        """Shifts (n, 2) px to about a tenth of a pixel by correlation; gain, whether at the end of the range and certainty (n,)."""
-        # A few frames at a time stay in the processor's cache, and memory is used again rather than asked for anew.
-        parts = [self._rigid(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
-        shifts, gain, at_bound, certainty = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return shifts, gain, at_bound, certainty
-
-    def _rigid(self, frames: Float32) -> tuple[Float32, Float32, NDArray[np.bool_], Float32]:
+    def peak(self, frame: Float32, half: Float32) -> Peak:
+        """Rigid shift of a frame (y, x), which is given at half the resolution too."""
         height, width = self._taper.shape
         reach_y, reach_x = self._reach()
-        if self._halving == 2:
-            small = np.empty((len(frames), height, width), np.float32)
-            for frame, half in zip(frames, small, strict=True):
-                bin_frame(frame, 0, 2, half)
-            frames = small
-        stack = torch.from_numpy(frames)
-        stack = (stack - stack.mean((1, 2), keepdim=True)) * self._taper
-        surface = torch.fft.irfft2(torch.fft.rfft2(stack) * self._matched, s=(height, width))
-        near = torch.cat([surface[:, -reach_y:], surface[:, : reach_y + 1]], 1)
-        near = torch.cat([near[:, :, -reach_x:], near[:, :, : reach_x + 1]], 2)
-        flat = near.flatten(1).argmax(1)
-        row, column = flat // near.shape[2], flat % near.shape[2]
-        each = torch.arange(len(frames))
-        top = near[each, row, column]
-        at_bound = (row == 0) | (row == 2 * reach_y) | (column == 0) | (column == 2 * reach_x)
+        small = half if self._halving == 2 else frame
+        spectrum = scipy.fft.rfft2((small - small.mean()) * self._taper)
+        spectrum *= self._matched
+        surface = scipy.fft.irfft2(spectrum, s=(height, width), overwrite_x=True)
+        near = np.empty((2 * reach_y + 1, 2 * reach_x + 1), np.float32)
+        for rows, its_rows in ((slice(0, reach_y), slice(-reach_y, None)), (slice(reach_y, None), slice(0, reach_y + 1))):
+            for columns, its_columns in ((slice(0, reach_x), slice(-reach_x, None)), (slice(reach_x, None), slice(0, reach_x + 1))):
+                near[rows, columns] = surface[its_rows, its_columns]
+        row, column = divmod(int(near.argmax()), near.shape[1])
+        top = float(near[row, column])
+        at_bound = row in (0, 2 * reach_y) or column in (0, 2 * reach_x)
 
-        def vertex(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-            bend = before - 2 * top + after
-            return torch.where(bend < 0, 0.5 * (before - after) / bend, torch.zeros_like(bend)).clamp(-0.5, 0.5)
+        def vertex(before: np.float32, after: np.float32) -> float:
+            bend = float(before) - 2 * top + float(after)
+            return float(np.clip(0.5 * (float(before) - float(after)) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
-        last_row, last_column = 2 * reach_y, 2 * reach_x
-        part_y = vertex(near[each, (row - 1).clamp(0), column], near[each, (row + 1).clamp(max=last_row), column])
-        part_x = vertex(near[each, row, (column - 1).clamp(0)], near[each, row, (column + 1).clamp(max=last_column)])
-        part_y, part_x = part_y * ~at_bound, part_x * ~at_bound
-        shifts = torch.stack([row - reach_y + part_y, column - reach_x + part_x], 1) * self._halving
-        gain = (top / max(self._peak, 1e-30)).clamp(0.2, 5.0)
-        return shifts.float().numpy(), gain.float().numpy(), at_bound.numpy(), (top / self._surface_noise).float().numpy()
+        y, x = float(row - reach_y), float(column - reach_x)
+        if not at_bound:
+            y += vertex(near[row - 1, column], near[row + 1, column])
+            x += vertex(near[row, column - 1], near[row, column + 1])
+        gain = np.float32(np.clip(top / max(self._peak, 1e-30), 0.2, 5.0))
+        return Peak((y * self._halving, x * self._halving), gain, at_bound, top / self._surface_noise)
+
+    def locate(self, frame: Float32, half: Float32, variance: float, evidence: Float64) -> Alignment:
+        """Shift and field of one frame (y, x) under a variance (px^2) of the non-rigid part.
+
+        `half` (y // 2, x // 2) is room for the frame at half the resolution; `evidence` (2 nodes,) is overwritten.
+        """
+        bin_frame(frame, 0, 2, half)
+        peak = self.peak(frame, half)
+        offset = np.float32(frame.mean())
+        field = np.empty((*self.nodes, 2), np.float32)
+        field[:] = np.array(peak.shift) / 2
+        self.coarse.refine(half, offset, peak.gain, field, self._posterior(self.coarse, variance / 4), _COARSE_STEPS, evidence)
+        field *= 2
+        correlation = self.fine.refine(frame, offset, peak.gain, field, self._posterior(self.fine, variance), _FINE_STEPS, evidence)
+        # A field that ran away (a frame that shows something else) falls back to the rigid shift.
+        if not np.abs(field - np.array(peak.shift, np.float32)).max() <= min(self._largest):
+            field[:] = peak.shift
+        return Alignment(peak, field, correlation)
+
+    def measure(self, frame: Float32, gain: np.float32, field: Float32, evidence: Float64) -> np.float32:
+        """Evidence (2 nodes,), overwritten, of a frame (y, x) whose field is nearly known; the correlation along that field."""
+        return self.fine.refine(frame, np.float32(frame.mean()), gain, field, np.empty((0, len(evidence))), 1, evidence)
 
     def align(
         self,
@@ -267,80 +283,52 @@ class Aligner:
         threads: int,
         *,
         variance: float | None = None,
-        use: NDArray[np.bool_] | None = None,
         start_variance: float = 2.0,
     ) -> Alignments:
-        """Displacement fields of frames (n, y, x) float32.
+        """Displacement fields of frames (n, y, x) float32, each by itself.
 
-        `variance` (px^2) fixes that of the non-rigid part, 0 means rigid; frames without `use` have no say in it.
+        `variance` (px^2) fixes that of the non-rigid part, 0 means rigid; else the frames decide it.
         """
         count = len(frames)
-        shifts, gain, at_bound, certainty = self.rigid(frames)
-        offset = frames.mean((1, 2))
-        fields = np.repeat(shifts[:, None, None, :], self.nodes[0], 1).repeat(self.nodes[1], 2).astype(np.float32)
-        measured = np.empty((count, 2 * self.nodes[0] * self.nodes[1]))
         first = start_variance if variance is None else variance
-        coarse_gain, fine_gain = self._posterior(self.coarse, first / 4), self._posterior(self.fine, first)
+        found: list[Alignment | None] = [None] * count
+        evidence = np.empty((count, 2 * self.nodes[0] * self.nodes[1]))
 
-        def refine(span: range) -> None:
-            half, statistics = np.empty(self.coarse.template.shape, np.float32), np.empty(6)
+        def locate(span: range) -> None:
+            half = np.empty(self.coarse.template.shape, np.float32)
             for n in span:
-                bin_frame(frames[n], 0, 2, half)
-                fields[n] /= 2
-                self.coarse.refine(half, offset[n], gain[n], fields[n], coarse_gain, _COARSE_STEPS, measured[n], statistics)
-                fields[n] *= 2
-                self.fine.refine(frames[n], offset[n], gain[n], fields[n], fine_gain, _FINE_STEPS, measured[n], statistics)
+                found[n] = self.locate(frames[n], half, first, evidence[n])
 
-        share(refine, count, pool, threads)
-        # A field that ran away (a frame that shows something else) falls back to the rigid shift.
-        away = ~(np.abs(fields - shifts[:, None, None]).max((1, 2, 3)) <= min(self._largest))
+        share(locate, count, pool, threads)
+        located = [each for each in found if each is not None]
+        peaks = [each.peak for each in located]
+        fields = np.stack([each.field for each in located])
+        at_bound = np.array([peak.at_bound for peak in peaks])
+        shifts = np.array([peak.shift for peak in peaks], np.float32)
+        away = (fields == shifts[:, None, None]).all((1, 2, 3))
         if variance is None:
-            telling = ~(at_bound | away) if use is None else ~(at_bound | away) & use
-            variance = self.deviation_variance(measured[telling]) if telling.any() else 0.0
+            telling = ~(at_bound | away)
+            variance = self.modes.variance(evidence[telling]) if telling.any() else 0.0
         final = self._posterior(self.fine, variance)
-        start = (measured @ final.T).reshape(count, 2, *self.nodes).transpose(0, 2, 3, 1)
-        start = np.where(away[:, None, None, None], shifts[:, None, None], start)
+        start = (evidence @ final.T).reshape(count, 2, *self.nodes).transpose(0, 2, 3, 1)
+        fields = np.where(away[:, None, None, None], fields, start).astype(np.float32)
         correlation = np.empty(count, np.float32)
 
         def finish(span: range) -> None:
-            unused, statistics = np.empty_like(measured[0]), np.empty(6)
             for n in span:
-                fields[n] = start[n]
-                self.fine.refine(frames[n], offset[n], gain[n], fields[n], final, 1, unused, statistics)
-                correlation[n] = _pearson(statistics)
+                offset = np.float32(frames[n].mean())
+                correlation[n] = self.fine.refine(frames[n], offset, peaks[n].gain, fields[n], final, 1, evidence[n])
 
         share(finish, count, pool, threads)
-        return Alignments(fields, correlation, gain, at_bound, certainty, variance)
-
-    def polish(self, frame: Float32, gain: np.float32, field: Float32, variance: float) -> np.float32:
-        """One more step, in place, for a frame (y, x) whose field came from an aligner at lower resolution; the correlation."""
-        statistics, unused = np.empty(6), np.empty(2 * self.nodes[0] * self.nodes[1])
-        self.fine.refine(frame, np.float32(frame.mean()), gain, field, self._posterior(self.fine, variance), 1, unused, statistics)
-        return _pearson(statistics)
-
-    def _evidence_basis(self) -> tuple[Float64, Float64]:
-        """Directions (2 nodes, n) of the evidence without its rigid part, of unit noise, and how much of the prior each one sees.
-
-        In this basis what the pixels ask for has variance 1 + variance x strength.
-        """
-        values, vectors = np.linalg.eigh(self.fine.information)
-        whitening, root = (vectors / np.sqrt(values)) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T
-        count = self.correlations.shape[0]
-        # Project off the two directions in which all nodes move alike.
-        rigid, _ = np.linalg.qr(root @ np.kron(np.eye(2), np.ones((count, 1))))
-        others = np.eye(2 * count) - rigid @ rigid.T
-        strength, directions = np.linalg.eigh(others @ root @ np.kron(np.eye(2), self.correlations) @ root @ others)
-        use = strength > 1e-6 * strength[-1]
-        return whitening @ directions[:, use], strength[use]
-
-    def deviation_variance(self, evidence: Float64) -> float:
-        """Variance (px^2) of the non-rigid part under which the evidence (n, 2 nodes) of some frames is most likely."""
-        directions, strength = self._evidence
-        power = ((evidence @ directions) ** 2).mean(0)
-        candidates = np.concatenate([[0.0], np.geomspace(1e-5, 100.0, 141)])
-        spread = 1 + candidates[:, None] * strength[None]
-        cost = (np.log(spread) + power[None] / spread).sum(1)
-        return float(candidates[int(np.argmin(cost))])
+        return Alignments(
+            shifts=shifts,
+            fields=fields,
+            correlation=correlation,
+            gain=np.array([peak.gain for peak in peaks], np.float32),
+            at_bound=at_bound,
+            certainty=np.array([peak.certainty for peak in peaks], np.float32),
+            deviation_variance=variance,
+        )
 
 
 def lowest_plausible(correlation: Float32, pixels: int) -> float:
@@ -353,14 +341,6 @@ def lowest_plausible(correlation: Float32, pixels: int) -> float:
     spread = 1.4826 * float(np.median(np.abs(correlation - middle)))
     good = float(np.quantile(correlation, 0.9))
     return min(max(min(middle - 6 * spread, 0.8 * middle), 0.5 * good), good - 6 / float(np.sqrt(pixels)))
-
-
-def _pearson(statistics: Float64) -> np.float32:
-    count, f, ff, t, tt, ft = statistics
-    if count < 2:
-        return np.float32(0)
-    covariance, spread = ft - f * t / count, (ff - f * f / count) * (tt - t * t / count)
-    return np.float32(covariance / np.sqrt(spread)) if spread > 0 else np.float32(0)
 
 
 def share(work: Callable[[range], None], count: int, pool: ThreadPoolExecutor, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Compiled loops over the pixels of a frame: preparing it, sampling it along a displacement field, moving it back.
+"""Compiled loops over the pixels of a frame: preparing it and moving it back along a displacement field.
 
 A displacement field is given at the nodes of a regular grid that spans the frame from its first to its last pixel centre and is
 bilinear in between. `field[i, j]` is (y, x) in pixels: what belongs at p in the template stands at p + field(p) in the frame.
@@ -79,140 +79,6 @@ def bin_frame(image, margin, factor, binned):  # type: ignore[no-untyped-def]
             binned[y, x] = quarter * ((upper[k] + upper[k + 1]) + (lower[k] + lower[k + 1]))
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, sums, statistics):  # type: ignore[no-untyped-def]
-    """Sums of (frame sampled along the field - template) times the filtered gradients, shared between the nodes of the field.
-
-    Args:
-        frame: (y, x) float32.
-        offset: subtracted from the frame before it is divided by `gain`.
-        gain: brightness of the frame relative to the template.
-        field: (rows, columns, 2) float32, px.
-        template: (y, x) float32 of zero mean.
-        gradient_y: derivative of the template along y, filtered by the inverse spectrum of the noise; likewise `gradient_x`.
-        sums: (rows, columns, 2) float64, overwritten.
-        statistics: (6,) float64, overwritten: pixels inside the frame, and over them the sums of frame, frame^2, template, template^2
-            and frame x template (frame less offset, by gain).
-    """
-    height, width = template.shape
-    rows, columns = field.shape[0], field.shape[1]
-    sums[:] = 0.0
-    statistics[:] = 0.0
-    inverse = np.float32(1.0 / gain)
-    shift = np.float32(offset)
-    bottom, right = np.float32(height - 1), np.float32(width - 1)
-    pitch_x = (width - 1) / (columns - 1)
-    slope = np.float32(1.0 / pitch_x)
-    zero = np.float32(0)
-    for y in range(height):
-        place = y * (rows - 1) / (height - 1)
-        i = min(int(place), rows - 2)
-        v = place - i
-        for j in range(columns - 1):
-            first = int(np.ceil(j * pitch_x))
-            last = int(np.ceil((j + 1) * pitch_x)) if j < columns - 2 else width
-            left_y = np.float32((1 - v) * field[i, j, 0] + v * field[i + 1, j, 0])
-            left_x = np.float32((1 - v) * field[i, j, 1] + v * field[i + 1, j, 1])
-            step_y = np.float32((1 - v) * field[i, j + 1, 0] + v * field[i + 1, j + 1, 0]) - left_y
-            step_x = np.float32((1 - v) * field[i, j + 1, 1] + v * field[i + 1, j + 1, 1]) - left_x
-            start = np.float32(j * pitch_x)
-            y0 = np.float32(y) + left_y
-            sum_y, sum_yu, sum_x, sum_xu = zero, zero, zero, zero
-            count, total_f, total_ff, total_t, total_tt, total_ft = zero, zero, zero, zero, zero, zero
-            for x in range(first, last):
-                u = (np.float32(x) - start) * slope
-                py = y0 + u * step_y
-                px = np.float32(x) + left_x + u * step_x
-                inside = _ONE if (py >= zero and py <= bottom and px >= zero and px <= right) else zero
-                iy = min(max(np.int32(py), np.int32(0)), np.int32(height - 2))
-                ix = min(max(np.int32(px), np.int32(0)), np.int32(width - 2))
-                ty = py - np.float32(iy)
-                tx = px - np.float32(ix)
-                upper = frame[iy, ix] * (_ONE - tx) + frame[iy, ix + 1] * tx
-                lower = frame[iy + 1, ix] * (_ONE - tx) + frame[iy + 1, ix + 1] * tx
-                value = (upper * (_ONE - ty) + lower * ty - shift) * inverse
-                # Far outside, the extrapolated value may be huge; a select keeps it out of the sums.
-                value = value if inside > zero else zero
-                expected = template[y, x] * inside
-                error = value - expected
-                gy = gradient_y[y, x] * error
-                gx = gradient_x[y, x] * error
-                sum_y += gy
-                sum_yu += gy * u
-                sum_x += gx
-                sum_xu += gx * u
-                count += inside
-                total_f += value
-                total_ff += value * value
-                total_t += expected
-                total_tt += expected * expected
-                total_ft += value * expected
-            sums[i, j, 0] += (1 - v) * (sum_y - sum_yu)
-            sums[i, j + 1, 0] += (1 - v) * sum_yu
-            sums[i + 1, j, 0] += v * (sum_y - sum_yu)
-            sums[i + 1, j + 1, 0] += v * sum_yu
-            sums[i, j, 1] += (1 - v) * (sum_x - sum_xu)
-            sums[i, j + 1, 1] += (1 - v) * sum_xu
-            sums[i + 1, j, 1] += v * (sum_x - sum_xu)
-            sums[i + 1, j + 1, 1] += v * sum_xu
-            statistics[0] += count
-            statistics[1] += total_f
-            statistics[2] += total_ff
-            statistics[3] += total_t
-            statistics[4] += total_tt
-            statistics[5] += total_ft
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def gauss_newton(frame, offset, gain, field, template, gradient_y, gradient_x, information, posterior, steps, evidence, statistics):  # type: ignore[no-untyped-def]
-    """Move `field` (rows, columns, 2), in place, by Gauss-Newton steps towards where the frame shows the template.
-
-    Args:
-        information: (2 nodes, 2 nodes) float64, y of all nodes before x: what the pixels alone say.
-        posterior: (2 nodes, 2 nodes) float64, covariance of the field given pixels and prior.
-        evidence: (2 nodes,) float64, overwritten: information x the field that the pixels alone ask for, as of the last step.
-        statistics: see `gradient_sums`; before the last step.
-    """
-    rows, columns = field.shape[0], field.shape[1]
-    count = rows * columns
-    sums = np.empty((rows, columns, 2))
-    for _ in range(steps):
-        gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, sums, statistics)
-        for a in range(2 * count):
-            total = 0.0
-            for n in range(count):
-                total += (
-                    information[a, n] * field[n // columns, n % columns, 0]
-                    + information[a, count + n] * field[n // columns, n % columns, 1]
-                )
-            n = a % count
-            evidence[a] = total - sums[n // columns, n % columns, a // count]
-        for a in range(2 * count):
-            total = 0.0
-            for n in range(2 * count):
-                total += posterior[a, n] * evidence[n]
-            n = a % count
-            field[n // columns, n % columns, a // count] = total
-
-
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _warp_run(above, upper, lower, below, shift_y, slope_y, shift_x, slope_x, corrected):  # type: ignore[no-untyped-def]
-    """One run of a row of which every pixel has the same four rows above and below and the same offset along the row.
-
-    Kept apart because only then are all loads contiguous and the loop becomes vector instructions.
-    """
-    zero = np.float32(0)
-    for k in range(len(corrected)):
-        step = np.float32(k)
-        a0, a1, a2, a3 = _cubic_weights(min(max(shift_x + step * slope_x, zero), _ONE))
-        b0, b1, b2, b3 = _cubic_weights(min(max(shift_y + step * slope_y, zero), _ONE))
-        r0 = a0 * above[k] + a1 * above[k + 1] + a2 * above[k + 2] + a3 * above[k + 3]
-        r1 = a0 * upper[k] + a1 * upper[k + 1] + a2 * upper[k + 2] + a3 * upper[k + 3]
-        r2 = a0 * lower[k] + a1 * lower[k + 1] + a2 * lower[k + 2] + a3 * lower[k + 3]
-        r3 = a0 * below[k] + a1 * below[k + 1] + a2 * below[k + 2] + a3 * below[k + 3]
-        corrected[k] = b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
-
-
 @njit(nogil=True, cache=True, inline="always")
 def _pixels_to_next(fraction, slope, most):  # type: ignore[no-untyped-def]
     """How many pixels, from 1 to `most`, a position stays between the same two neighbours when it moves by `slope` a pixel."""
@@ -259,66 +125,176 @@ def _plan_row(y, height, width, field, places, parts):  # type: ignore[no-untype
     return count
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _inside(first, count, neighbour, length):  # type: ignore[no-untyped-def]
+    """First pixel and the one after the last of those in a run whose neighbours, left and right, lie within a row of `length` pixels."""
+    start = first + max(-neighbour, 0)
+    return start, max(min(first + count, first + length - 1 - neighbour), start)
+
+
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _moments(line, offset, template):  # type: ignore[no-untyped-def]
+    """Sums over a row: sampled values less the offset, their squares, the template, its squares, and the products."""
+    zero = np.float32(0)
+    f, ff, t, tt, ft = zero, zero, zero, zero, zero
+    for k in range(len(line)):
+        value, expected = line[k] - offset, template[k]
+        f += value
+        ff += value * value
+        t += expected
+        tt += expected * expected
+        ft += value * expected
+    return f, ff, t, tt, ft
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _correlate_row(line, first, end, offset, template, sums):  # type: ignore[no-untyped-def]
+    """Add the moments of pixels first..end-1 of a row to `sums` (6,) float64: how many, then as of `_moments`."""
+    f, ff, t, tt, ft = _moments(line[first:end], offset, template[first:end])
+    sums[0] += end - first
+    sums[1] += f
+    sums[2] += ff
+    sums[3] += t
+    sums[4] += tt
+    sums[5] += ft
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def pearson(sums):  # type: ignore[no-untyped-def]
+    """Correlation from the sums of `_correlate_row`; zero where nothing varies."""
+    count = sums[0]
+    if count < 2:
+        return np.float32(0)
+    covariance = sums[5] - sums[1] * sums[3] / count
+    spread = (sums[2] - sums[1] ** 2 / count) * (sums[4] - sums[3] ** 2 / count)
+    return np.float32(covariance / np.sqrt(spread)) if spread > 0 else np.float32(0)
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _warp_run(above, upper, lower, below, shift_y, slope_y, shift_x, slope_x, corrected):  # type: ignore[no-untyped-def]
+    """One run of a row of which every pixel has the same four rows above and below and the same offset along the row.
+
+    Kept apart because only then are all loads contiguous and the loop becomes vector instructions.
+    """
+    zero = np.float32(0)
+    for k in range(len(corrected)):
+        step = np.float32(k)
+        a0, a1, a2, a3 = _cubic_weights(min(max(shift_x + step * slope_x, zero), _ONE))
+        b0, b1, b2, b3 = _cubic_weights(min(max(shift_y + step * slope_y, zero), _ONE))
+        r0 = a0 * above[k] + a1 * above[k + 1] + a2 * above[k + 2] + a3 * above[k + 3]
+        r1 = a0 * upper[k] + a1 * upper[k + 1] + a2 * upper[k + 2] + a3 * upper[k + 3]
+        r2 = a0 * lower[k] + a1 * lower[k + 1] + a2 * lower[k + 2] + a3 * lower[k + 3]
+        r3 = a0 * below[k] + a1 * below[k + 1] + a2 * below[k + 2] + a3 * below[k + 3]
+        corrected[k] = b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _warp_row(y, padded, field, places, parts, line):  # type: ignore[no-untyped-def]
+    """Sample row y of a prepared frame along the field into `line` (x,); the first pixel and the one after the last that lie inside."""
+    width, height = len(line), len(padded) - 2 * PADDING
+    first_inside, after_inside = width, 0
+    # Planning and sampling are loops of their own: only then does the second become vector instructions.
+    for n in range(_plan_row(y, height, width, field, places, parts)):
+        x, run, row, column = places[n, 0], places[n, 1], places[n, 2] + PADDING, places[n, 3] + PADDING
+        part_y, slope_y, part_x, slope_x = parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3]
+        if PADDING <= row < height + PADDING - 1:
+            start, end = _inside(x, run, column - PADDING, width)
+            if end > start:
+                first_inside, after_inside = min(first_inside, start), max(after_inside, end)
+        if row < 1 or row > height + 1:
+            row, part_y, slope_y = (1, np.float32(0), np.float32(0)) if row < 1 else (height + 1, _ONE, np.float32(0))
+        # Beyond the left or right edge, one pixel at a time.
+        inner = min(max(1 - column, 0), run)
+        outer = max(min(width + 2 - column, run), inner)
+        for k in range(inner + run - outer):
+            at = k if k < inner else k - inner + outer
+            edge, beyond = (1, np.float32(0)) if k < inner else (width + 1, _ONE)
+            _warp_run(
+                padded[row - 1, edge - 1 : edge + 3],
+                padded[row, edge - 1 : edge + 3],
+                padded[row + 1, edge - 1 : edge + 3],
+                padded[row + 2, edge - 1 : edge + 3],
+                part_y + np.float32(at) * slope_y,
+                np.float32(0),
+                beyond,
+                np.float32(0),
+                line[x + at : x + at + 1],
+            )
+        first, end = column + inner, column + outer
+        _warp_run(
+            padded[row - 1, first - 1 : end + 2],
+            padded[row, first - 1 : end + 2],
+            padded[row + 1, first - 1 : end + 2],
+            padded[row + 2, first - 1 : end + 2],
+            part_y + np.float32(inner) * slope_y,
+            slope_y,
+            part_x + np.float32(inner) * slope_x,
+            slope_x,
+            line[x + inner : x + outer],
+        )
+    return first_inside, after_inside
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def warp_frame(padded, field, corrected):  # type: ignore[no-untyped-def]
     """Sample a prepared frame along the field by cubic convolution, into `corrected` (y, x) float32; outside, the edge is repeated."""
     height, width = corrected.shape
     places, parts = np.empty((width, 4), np.int32), np.empty((width, 4), np.float32)
     for y in range(height):
-        # Planning and sampling are loops of their own: only then does the second become vector instructions.
-        count = _plan_row(y, height, width, field, places, parts)
-        for n in range(count):
-            x, run, row, column = places[n, 0], places[n, 1], places[n, 2] + PADDING, places[n, 3] + PADDING
-            part_y, slope_y, part_x, slope_x = parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3]
-            if row < 1 or row > height + 1:
-                row, part_y, slope_y = (1, np.float32(0), np.float32(0)) if row < 1 else (height + 1, _ONE, np.float32(0))
-            # Beyond the left or right edge, one pixel at a time.
-            inner = min(max(1 - column, 0), run)
-            outer = max(min(width + 2 - column, run), inner)
-            for k in range(inner + run - outer):
-                at = k if k < inner else k - inner + outer
-                edge, beyond = (1, np.float32(0)) if k < inner else (width + 1, _ONE)
-                _warp_run(
-                    padded[row - 1, edge - 1 : edge + 3],
-                    padded[row, edge - 1 : edge + 3],
-                    padded[row + 1, edge - 1 : edge + 3],
-                    padded[row + 2, edge - 1 : edge + 3],
-                    part_y + np.float32(at) * slope_y,
-                    np.float32(0),
-                    beyond,
-                    np.float32(0),
-                    corrected[y, x + at : x + at + 1],
-                )
-            first, end = column + inner, column + outer
-            _warp_run(
-                padded[row - 1, first - 1 : end + 2],
-                padded[row, first - 1 : end + 2],
-                padded[row + 1, first - 1 : end + 2],
-                padded[row + 2, first - 1 : end + 2],
-                part_y + np.float32(inner) * slope_y,
-                slope_y,
-                part_x + np.float32(inner) * slope_x,
-                slope_x,
-                corrected[y, x + inner : x + outer],
-            )
+        _warp_row(y, padded, field, places, parts, corrected[y])
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def round_frame(frame, rounded):  # type: ignore[no-untyped-def]
-    """Round a frame (y, x) float32 to int16, clipped to its range."""
-    low, high = np.float32(-32768), np.float32(32767)
-    for y in range(frame.shape[0]):
-        for x in range(frame.shape[1]):
-            rounded[y, x] = np.int16(np.rint(min(max(frame[y, x], low), high)))
+def _store(line, whole, stored):  # type: ignore[no-untyped-def]
+    if whole:
+        low, high = np.float32(-32768), np.float32(32767)
+        for x in range(len(line)):
+            stored[x] = np.rint(min(max(line[x], low), high))
+    else:
+        for x in range(len(line)):
+            stored[x] = line[x]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def correct_frame(padded, field, offset, template, whole, corrected):  # type: ignore[no-untyped-def]
+    """`warp_frame` in one pass with all that is wanted of the corrected frame, while its rows are in the processor's cache.
+
+    Args:
+        offset: about the mean of the frame, subtracted for precision alone.
+        template: (y, x) float32 of zero mean.
+        whole: whether to round, and to clip to the range of int16.
+        corrected: (y, x) int16 or float32, overwritten.
+
+    Returns:
+        Pearson correlation of the corrected frame with the template over the pixels inside the frame.
+    """
+    height, width = corrected.shape
+    places, parts = np.empty((width, 4), np.int32), np.empty((width, 4), np.float32)
+    line, sums = np.empty(width, np.float32), np.zeros(6)
+    for y in range(height):
+        first, after = _warp_row(y, padded, field, places, parts, line)
+        if after > first:
+            _correlate_row(line, first, after, offset, template[y], sums)
+        _store(line, whole, corrected[y])
+    return pearson(sums)
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _add_row(row, total, largest):  # type: ignore[no-untyped-def]
+    for x in range(len(row)):
+        value = np.float32(row[x])
+        total[x] += value
+        largest[x] = max(largest[x], value)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def accumulate(frames, use, first, last, total, largest):  # type: ignore[no-untyped-def]
-    """Add the frames (n, y, x) with `use` to `total` (y, x) and keep the maximum in `largest` (y, x), lines first..last-1."""
+    """Add the frames (n, y, x) with `use` to `total` (y, x) float64 and keep the maximum in `largest` (y, x), lines first..last-1."""
+    subtotal = np.empty(frames.shape[2], np.float32)
     for y in range(first, last):
+        subtotal[:] = 0
         for n in range(frames.shape[0]):
             if use[n]:
-                for x in range(frames.shape[2]):
-                    value = np.float32(frames[n, y, x])
-                    total[y, x] += value
-                    largest[y, x] = max(largest[y, x], value)
+                _add_row(frames[n, y], subtotal, largest[y])
+        for x in range(len(subtotal)):
+            total[y, x] += subtotal[x]

@@ -1,12 +1,15 @@
 """Motion correction of one plane: two passes over the raw movie, one sampled for the template, one over every frame.
 
-Rigid and piecewise together: each frame gets a displacement field that is smooth in space (see `alignment`). The corrected movie is
-streamed to scratch disk while the summary images before and after are added up, so memory is bounded by the chunk.
+Rigid and piecewise together: each frame gets a displacement field whose non-rigid part is smooth in space (see `alignment`) and as smooth
+in time as the recording shows it to be (see `displacement_smoothing`). Frames wait until those after them are measured too; then the
+corrected ones are streamed to scratch disk while the summary images before and after are added up, so memory is bounded by the chunk.
 
 Displacement is (y, x) in pixels, positive where content was moved to larger y and x.
 """
 
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.alignment import Aligner, Alignments, share
+from sensorium_pipeline.imaging.alignment import Aligner, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
-from sensorium_pipeline.imaging.displacement_fields import block_centres, bridge, node_weights
-from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, round_frame, warp_frame
+from sensorium_pipeline.imaging.displacement_fields import block_centres, node_weights
+from sensorium_pipeline.imaging.displacement_smoothing import REACH, DisplacementSmoother
+from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
@@ -35,7 +38,7 @@ Float32 = NDArray[np.float32]
 Frames = NDArray[Any]
 
 SMALLEST_SIDE = 16
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 32 * 2**20
 _SAMPLE_BYTES = 256 * 2**20
 _BINNED_FROM = 256  # px: larger frames are aligned at half resolution, which holds all that optics let through
 
@@ -116,7 +119,7 @@ def correct_motion(
         )
     if movie.frames < 2:
         raise InputError(f"a movie of {movie.frames} frame(s) has no motion to correct", where="movie", advice="Give the whole recording.")
-    threads = torch.get_num_threads()
+    threads = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:
         return _Correction(movie, parameters, bidirectional, pool, threads, progress).run(corrected, started)
 
@@ -137,7 +140,7 @@ class _Correction:
         height, width = movie.height, movie.width
         self.factor = 2 if min(height, width) >= _BINNED_FROM else 1
         self.nodes = (max(round(height / parameters.block_size), 1) + 1, max(round(width / parameters.block_size), 1) + 1)
-        self.chunk = min(int(np.clip(_CHUNK_BYTES // (height * width * 4), 16, 256)), movie.frames)
+        self.chunk = min(int(np.clip(_CHUNK_BYTES // (height * width * 4), 8, 64)), movie.frames)
         sample = self._sample(parameters.template_frames)
         self.raster_phase = estimate_raster_phase(sample.mean(0, dtype=np.float64)) if bidirectional else 0.0
         reach = (
@@ -154,7 +157,7 @@ class _Correction:
             pool=pool,
             threads=threads,
         )
-        self.variance = None if parameters.non_rigid else 0.0
+        self.rigid = not parameters.non_rigid
         fields = self.template.sample.fields * self.factor
         fine = self.template.sample.correlation >= self.template.lowest_correlation
         self.faint: PooledMotion | None = None
@@ -170,17 +173,23 @@ class _Correction:
             self._warp(sample[part], fields[part], moved)
             mean.add(moved[: len(sample[part])], fine[part])
         self.image = mean.images()[0]
-        self.full: Aligner | None = None
+        self.centred = self.image - self.image.mean()
+        self.measurer = self.template.aligner
         if self.factor == 2 and self.faint is None:
-            # Half the resolution finds the way; bilinear sampling there is off by up to a tenth of a pixel, which the last step makes good.
+            # Half the resolution finds the way; bilinear sampling there is off by up to a tenth of a pixel, so all pixels give evidence.
             few = np.flatnonzero(fine)[:: max(int(fine.sum()) // 32, 1)][:32]
             moved = np.empty((len(few), height, width), np.float32)
             self._warp(sample[few], fields[few], moved)
             moved -= moved.mean((1, 2), keepdims=True)
-            moved -= (self.image - self.image.mean()) * self.template.sample.gain[few][:, None, None]
+            moved -= self.centred * self.template.sample.gain[few][:, None, None]
             reach_full = (reach[0] * 2, reach[1] * 2)
-            self.full = Aligner(self.image, Spectrum.of(moved), int(fine.sum()), self.nodes, reach_full, max(height, width) / 4)
+            self.measurer = Aligner(self.image, Spectrum.of(moved), int(fine.sum()), self.nodes, reach_full, smoothness * 2)
         self.dtype = _stored_type(sample)
+        self.smoother = DisplacementSmoother(self.measurer.modes, self.nodes, movie.frames, rigid=self.rigid)
+        self.fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
+        self.measured = np.zeros(movie.frames, bool)
+        self.correlation = np.zeros(movie.frames, np.float32)
+        self.reason = np.full(movie.frames, FINE, dtype="<U40")
 
     def _sample(self, count: int) -> Frames:
         """Frames evenly over the recording that are finite and not blank."""
@@ -189,7 +198,7 @@ class _Correction:
         kept, self.sampled = [], []
         for k, n in enumerate(np.linspace(0, movie.frames - 1, count).astype(int).tolist()):
             frame = _native(movie.read(n, n + 1))
-            if _condition(frame)[0] == FINE:
+            if _condition(frame[0]) == FINE:
                 kept.append(frame[0])
                 self.sampled.append(n)
             self.progress(Progress("template", k + 1, count))
@@ -204,14 +213,13 @@ class _Correction:
     def _block(self, start: int, stop: int) -> Float32 | None:
         """Mean of the usable frames of a span at the scale of alignment."""
         raw = _native(self.movie.read(start, stop))
-        usable = _condition(raw) == FINE
+        usable = np.array([_condition(frame) == FINE for frame in raw])
         return self._binned(raw[usable]).mean(0) if usable.any() else None
 
-    def _binned(self, raw: Frames, binned: Float32 | None = None) -> Float32:
-        """Frames (n, y, x) at the scale of alignment, raster phase corrected, in the first part of `binned` where that is given."""
+    def _binned(self, raw: Frames) -> Float32:
+        """Frames (n, y, x) at the scale of alignment, raster phase corrected."""
         height, width = self.movie.height, self.movie.width
-        if binned is None:
-            binned = np.empty((len(raw), height // self.factor, width // self.factor), np.float32)
+        binned = np.empty((len(raw), height // self.factor, width // self.factor), np.float32)
 
         def work(span: range) -> None:
             padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
@@ -220,101 +228,116 @@ class _Correction:
                 bin_frame(padded, PADDING, self.factor, binned[n])
 
         share(work, len(raw), self.pool, self.threads)
-        return binned[: len(raw)]
+        return binned
 
-    def _warp(self, raw: Frames, fields: Float32, moved: Frames) -> None:
-        """Undo the displacement of frames (n, y, x), into `moved`, float32 or rounded to int16."""
+    def _warp(self, raw: Frames, fields: Float32, moved: Float32) -> None:
+        """Undo the displacement of frames (n, y, x), into `moved`."""
         height, width = self.movie.height, self.movie.width
 
         def work(span: range) -> None:
-            padded, exact = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32), np.empty((height, width), np.float32)
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
             for n in span:
                 prepare_frame(raw[n], self.raster_phase, padded)
-                if moved.dtype == np.float32:
-                    warp_frame(padded, fields[n], moved[n])
-                else:
-                    warp_frame(padded, fields[n], exact)
-                    round_frame(exact, moved[n])
+                warp_frame(padded, fields[n], moved[n])
 
         share(work, len(raw), self.pool, self.threads)
 
-    def _polish(self, raw: Frames, found: Alignments, fields: Float32, correlation: Float32, usable: NDArray[np.bool_]) -> None:
-        """The last step at full resolution: fields (n, rows, columns, 2) and correlation (n,) in place."""
-        full, (height, width) = self.full, (self.movie.height, self.movie.width)
-        if full is None:
-            return
-        variance = found.deviation_variance * self.factor**2
+    def _measure(self, start: int, raw: Frames) -> None:
+        """Take in the evidence of raw frames, and say which of them show nothing."""
+        height, width, count = self.movie.height, self.movie.width, len(raw)
+        reason = self.reason[start : start + count]
+        aligner, variance = self.template.aligner, self.template.sample.deviation_variance
+        evidence, known = np.zeros((count, 2 * self.nodes[0] * self.nodes[1])), np.zeros(count, bool)
 
         def work(span: range) -> None:
             padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
-            exact = np.empty((height, width), np.float32)
+            whole = np.empty((height, width), np.float32)
+            small = whole if self.factor == 1 else np.empty((height // 2, width // 2), np.float32)
+            half = np.empty((small.shape[0] // 2, small.shape[1] // 2), np.float32)
             for n in span:
-                if usable[n] and not found.at_bound[n]:
-                    prepare_frame(raw[n], self.raster_phase, padded)
-                    bin_frame(padded, PADDING, 1, exact)
-                    correlation[n] = full.polish(exact, found.gain[n], fields[n], variance)
+                reason[n] = _condition(raw[n])
+                if reason[n] != FINE or self.faint is not None:
+                    continue
+                prepare_frame(raw[n], self.raster_phase, padded)
+                bin_frame(padded, PADDING, self.factor, small)
+                found = aligner.locate(small, half, variance, evidence[n])
+                # A peak no higher than those of noise says neither where a frame stands nor that it stands too far away.
+                certain = found.peak.certainty >= aligner.least_certainty
+                if certain and found.peak.at_bound:
+                    reason[n] = OUT_OF_RANGE
+                elif found.correlation < self.template.lowest_correlation:
+                    reason[n] = UNLIKE
+                elif certain:
+                    known[n] = True
+                    if self.factor == 2:
+                        bin_frame(padded, PADDING, 1, whole)
+                    self.measurer.measure(whole, found.peak.gain, found.field * np.float32(self.factor), evidence[n])
+
+        share(work, count, self.pool, self.threads)
+        self.measured[start : start + count] = known
+        self.smoother.add(evidence, known)
+
+    def _correct(self, start: int, raw: Frames, moved: Frames) -> None:
+        """Undo the displacement of raw frames, into `moved`."""
+        height, width, stop = self.movie.height, self.movie.width, start + len(raw)
+        if self.faint is None:
+            self.fields[start:stop] = self.smoother.fields(start, stop)
+        else:
+            self.measured[start:stop] = self.faint.measured[start:stop] & (self.reason[start:stop] == FINE)
+            self.fields[start:stop] = self.faint.shifts[start:stop, None, None] * self.factor
+
+        def work(span: range) -> None:
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            for n in span:
+                if self.reason[start + n] == NOT_FINITE:
+                    moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
+                    continue
+                prepare_frame(raw[n], self.raster_phase, padded)
+                offset = padded[::16, ::16].mean()
+                self.correlation[start + n] = correct_frame(
+                    padded, self.fields[start + n], offset, self.centred, self.dtype.kind == "i", moved[n]
+                )
 
         share(work, len(raw), self.pool, self.threads)
 
     def run(self, path: Path, started: float) -> tuple[MotionResult, CorrectedMovie]:
         movie = self.movie
         shape = (movie.height, movie.width)
-        fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
-        measured = np.zeros(movie.frames, bool)
-        correlation, reason = np.zeros(movie.frames, np.float32), np.full(movie.frames, FINE, dtype="<U40")
         before, after = SummaryImages(shape, self.pool, self.threads), SummaryImages(shape, self.pool, self.threads)
-        last_good: Float32 | None = None
-        # Kept from chunk to chunk: asking the system for fresh memory costs more than the arithmetic done in it.
-        binned = np.empty((self.chunk, movie.height // self.factor, movie.width // self.factor), np.float32)
+        waiting: deque[tuple[int, Frames]] = deque()
+        done = 0
         with CorrectedMovieWriter(path, movie.frames, *shape, self.dtype) as writer:
-            for start, raw in self._chunks():
-                stop = start + len(raw)
-                reason[start:stop] = _condition(raw)
-                usable = reason[start:stop] == FINE
-                seen = raw if usable.all() else np.where((reason[start:stop] == NOT_FINITE)[:, None, None], 0, raw)
-                moved = writer.buffer(len(raw))
-                if self.faint is None:
-                    images = self._binned(seen, binned)
-                    found = self.template.aligner.align(images, self.pool, self.threads, variance=self.variance, use=usable)
-                    fields[start:stop], correlation[start:stop] = found.fields * self.factor, np.where(usable, found.correlation, 0)
-                    # A peak no higher than those of noise says neither where a frame stands nor that it stands too far away.
-                    certain = found.certainty >= self.template.aligner.least_certainty
-                    reason[start:stop][usable & (found.correlation < self.template.lowest_correlation)] = UNLIKE
-                    reason[start:stop][usable & certain & found.at_bound] = OUT_OF_RANGE
-                    good = reason[start:stop] == FINE
-                    measured[start:stop] = good & certain
-                    self._polish(seen, found, fields[start:stop], correlation[start:stop], usable)
-                    last_good = bridge(fields[start:stop], measured[start:stop], last_good)
-                else:
-                    good = usable
-                    measured[start:stop] = self.faint.measured[start:stop] & usable
-                    fields[start:stop] = self.faint.shifts[start:stop, None, None] * self.factor
-                self._warp(seen, fields[start:stop], moved)
-                if self.faint is not None:
-                    correlation[start:stop] = np.where(usable, _correlations(moved, self.image), 0)
-                for n in np.flatnonzero(reason[start:stop] == NOT_FINITE):
-                    moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
-                before.add(raw, good)
-                after.add(moved, good)
-                writer.write(moved)
-                rate = stop / max(time.perf_counter() - started, 1e-9)
-                self.progress(Progress("motion", stop, movie.frames, f"{rate:.0f} frames/s"))
+            for start, chunk in self._chunks():
+                self._measure(start, chunk)
+                waiting.append((start, chunk))
+                measured = start + len(chunk)
+                while waiting and (measured == movie.frames or waiting[0][0] + len(waiting[0][1]) + REACH <= measured):
+                    first, raw = waiting.popleft()
+                    moved = writer.buffer(len(raw))
+                    self._correct(first, raw, moved)
+                    done = first + len(raw)
+                    good = self.reason[first:done] == FINE
+                    before.add(raw, good)
+                    after.add(moved, good)
+                    writer.write(moved)
+                    rate = done / max(time.perf_counter() - started, 1e-9)
+                    self.progress(Progress("motion", done, movie.frames, f"{rate:.0f} frames/s"))
         weights = np.outer(*(node_weights(count) for count in self.nodes))
-        shifts = np.einsum("nijk,ij->nk", fields, weights).astype(np.float32)
-        flagged = reason != FINE
+        shifts = np.einsum("nijk,ij->nk", self.fields, weights).astype(np.float32)
+        flagged = self.reason != FINE
         mean_before, max_before = before.images()
         mean_after, max_after = after.images()
         result = MotionResult(
             raster_phase=self.raster_phase,
             template=self.image,
             shifts=shifts,
-            block_shifts=fields - shifts[:, None, None],
+            block_shifts=self.fields - shifts[:, None, None],
             block_centres=block_centres(shape, self.nodes),
-            correlation=correlation,
-            measured=measured,
+            correlation=self.correlation,
+            measured=self.measured,
             pooled=1 if self.faint is None else self.faint.pooled,
             flagged=flagged,
-            reason=reason,
+            reason=self.reason,
             mean_before=mean_before,
             mean_after=mean_after,
             max_before=max_before,
@@ -350,25 +373,12 @@ def _native(frames: Frames) -> Frames:
     return np.ascontiguousarray(frames, dtype=np.float32)
 
 
-def _condition(frames: Frames) -> NDArray[np.str_]:
-    """What is wrong with frames (n, y, x) before any comparison: not finite, blank or nothing."""
-    reason = np.full(len(frames), FINE, dtype="<U40")
-    flat = frames.reshape(len(frames), -1)
-    low, high = flat.min(1), flat.max(1)
-    reason[low == high] = BLANK
-    reason[~(np.isfinite(low) & np.isfinite(high))] = NOT_FINITE
-    return reason
-
-
-def _correlations(frames: Frames, image: Float32) -> Float32:
-    """Pearson correlation of frames (n, y, x) with an image, one at a time."""
-    centred = image - image.mean()
-    length = float(np.linalg.norm(centred))
-    result = np.zeros(len(frames), np.float32)
-    for n, frame in enumerate(frames):
-        rest = frame - frame.mean(dtype=np.float32)
-        result[n] = float(np.vdot(rest, centred)) / max(length * float(np.linalg.norm(rest)), 1e-30)
-    return result
+def _condition(frame: Frames) -> str:
+    """What is wrong with a frame (y, x) before any comparison: not finite, blank or nothing."""
+    low, high = frame.min(), frame.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return NOT_FINITE
+    return BLANK if low == high else FINE
 
 
 def _stored_type(sample: Frames) -> np.dtype[Any]:

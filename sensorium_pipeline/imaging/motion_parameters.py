@@ -1,4 +1,4 @@
-"""Parameters of motion correction, apart from it: whoever only names them need not load torch."""
+"""Parameters of motion correction, apart from it: whoever only names them need not load compiled code."""
 
 from dataclasses import dataclass
 

@@ -101,10 +101,10 @@ def measure_pooled(
 
 def _place(template: Template, images: Float32, pool: ThreadPoolExecutor, threads: int) -> tuple[Float32, NDArray[np.bool_]]:
     """Shifts (n, 2) of images (n, y, x) and whether noise alone hardly gives such a peak (n,)."""
-    peaks, _, at_bound, certainty = template.aligner.rigid(images)
-    refined = template.aligner.align(images, pool, threads, variance=0.0).fields.mean((1, 2))
-    near = np.abs(refined - peaks).max(1) <= _REFINED_WITHIN
-    return np.where(near[:, None], refined, peaks), (certainty >= template.aligner.least_certainty) & ~at_bound
+    found = template.aligner.align(images, pool, threads, variance=0.0)
+    refined = found.fields.mean((1, 2))
+    near = np.abs(refined - found.shifts).max(1) <= _REFINED_WITHIN
+    return np.where(near[:, None], refined, found.shifts), (found.certainty >= template.aligner.least_certainty) & ~found.at_bound
 
 
 def _spread(shifts: Float32, known: NDArray[np.bool_], pooled: int, frames: int) -> PooledMotion:

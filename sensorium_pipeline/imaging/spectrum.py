@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import scipy.fft
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
@@ -24,7 +24,8 @@ class Spectrum:
         taper = taper_window(height, width)
         power = np.zeros((height, width // 2 + 1))
         for image in images:  # one at a time: the transform of all would be the largest array of the whole correction
-            power += (torch.fft.rfft2(torch.from_numpy(image * taper)).abs() ** 2).numpy()
+            transform = scipy.fft.rfft2(image * taper)
+            power += transform.real**2 + transform.imag**2
         power /= len(images) * float((taper.astype(np.float64) ** 2).sum())
         radius = radial_frequency(height, width)
         bins = max(min(height, width) // 4, 8)

@@ -148,7 +148,7 @@ def test_flags_damaged_frames_and_bridges_them(tmp_path: Path) -> None:
     assert np.isfinite(corrected).all()
     assert rms(np.delete(result.shifts, [20, 40, 60], 0), np.delete(shifts, [20, 40, 60], 0)) < 0.05
     for n in (20, 40, 60):
-        np.testing.assert_allclose(result.shifts[n], (result.shifts[n - 1] + result.shifts[n + 1]) / 2, atol=1e-4)
+        np.testing.assert_allclose(result.shifts[n], (result.shifts[n - 1] + result.shifts[n + 1]) / 2, atol=0.02)
     assert np.isfinite(result.mean_before).all()
 
 
