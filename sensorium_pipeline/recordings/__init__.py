@@ -1,6 +1,6 @@
 """Raw recordings: reading what a rig leaves, and simulating it with known truth."""
 
-from sensorium_pipeline.recordings.movie import Movie, open_movie
+from sensorium_pipeline.recordings.movie import Movie, OpenedMovie, open_movie, open_with_rate
 from sensorium_pipeline.recordings.raw_session import (
     ImageSet,
     Presentations,
@@ -20,6 +20,7 @@ from sensorium_pipeline.recordings.summary import SessionSummary, describe
 __all__ = [
     "ImageSet",
     "Movie",
+    "OpenedMovie",
     "Presentations",
     "Pupil",
     "RawSession",
@@ -33,6 +34,7 @@ __all__ = [
     "describe",
     "open_movie",
     "open_session",
+    "open_with_rate",
     "simulate_recording",
     "truth_folder",
 ]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium_pipeline.recordings.digest import digest_of_files
+from sensorium_pipeline.recordings.frames import Movie
 from sensorium_pipeline.recordings.geometry import PlaneGeometry
-from sensorium_pipeline.recordings.movie import Movie
 
 Role = Literal["open", "competition"]
 Track = Literal["sensorium", "sensorium+"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.movie import Frames, check_range
+from sensorium_pipeline.recordings.frames import Frames, check_range
 from sensorium_pipeline.recordings.scan_fields import ScanField
 from sensorium_pipeline.recordings.scanimage_header import FrameDescription, ScanHeader, parse_frame_description, parse_header
 from sensorium_pipeline.recordings.tiff import ARTIST, DESCRIPTION, SOFTWARE, PageTable, read_page_table
@@ -64,6 +64,7 @@ class ScanImageRecording:
         header: of the first file.
         tables: pages of every file, in order.
         volumes: complete volumes.
+        skipped: pages before the first complete volume; none but in a part of a recording.
         frames: scanned frames of all planes, flyback included, as the frame clock counts them (an incomplete last volume too).
         first, last: what the first and the last frame's descriptions say.
     """
@@ -71,6 +72,7 @@ class ScanImageRecording:
     header: ScanHeader
     tables: tuple[PageTable, ...]
     volumes: int
+    skipped: int
     frames: int
     first: FrameDescription
     last: FrameDescription
@@ -108,10 +110,19 @@ class ScanImageRecording:
         return np.array(stamps[::channels], np.float64)
 
 
-def open_scanimage(paths: Sequence[Path]) -> ScanImageRecording:
+def is_scanimage(table: PageTable) -> bool:
+    """Whether a file has the header of ScanImage."""
+    return table.text(0, SOFTWARE).startswith("SI.")
+
+
+def open_scanimage(paths: Sequence[Path], *, part: bool = False) -> ScanImageRecording:
     """Open the files of one recording, in any order.
 
     Only the first, a middle and the last pages of each file are looked at where pages lie at one constant distance.
+
+    Args:
+        paths: the files.
+        part: whether files before the first one given may be missing, as when a single file is looked at.
 
     Raises:
         InputError: naming the file and the field: a missing or truncated file, a file of another recording, frames that are not as the
@@ -126,10 +137,11 @@ def open_scanimage(paths: Sequence[Path]) -> ScanImageRecording:
     order = sorted(range(len(tables)), key=lambda index: bounds[index][0].number)
     ordered, bounds = [tables[index] for index in order], [bounds[index] for index in order]
     _check_files(ordered, header)
-    _check_order(ordered, bounds)
+    _check_order(ordered, bounds, part)
     frames = sum(len(table) for table in ordered) // channels
-    volumes = frames // header.frames_per_volume
-    if volumes == 0:
+    skipped = (1 - bounds[0][0].number) % header.frames_per_volume
+    volumes = (frames - skipped) // header.frames_per_volume
+    if volumes <= 0:
         raise InputError(f"hold {frames} frames, and a volume has {header.frames_per_volume}", where=paths[0].parent, advice=_MISSING)
     if header.planned_volumes is not None and volumes > header.planned_volumes:
         raise InputError(
@@ -137,7 +149,7 @@ def open_scanimage(paths: Sequence[Path]) -> ScanImageRecording:
             where=paths[0].parent,
             advice="Files of another recording may have got into the folder.",
         )
-    return ScanImageRecording(header, tuple(ordered), volumes, frames, bounds[0][0], bounds[-1][1])
+    return ScanImageRecording(header, tuple(ordered), volumes, skipped * channels, frames, bounds[0][0], bounds[-1][1])
 
 
 def _header(table: PageTable) -> ScanHeader:
@@ -184,8 +196,8 @@ def _check_files(tables: list[PageTable], header: ScanHeader) -> None:
             )
 
 
-def _check_order(tables: list[PageTable], bounds: list[tuple[FrameDescription, FrameDescription]]) -> None:
-    if bounds[0][0].number != 1:
+def _check_order(tables: list[PageTable], bounds: list[tuple[FrameDescription, FrameDescription]], part: bool) -> None:
+    if bounds[0][0].number != 1 and not part:
         raise InputError(
             f"begins with frameNumbers = {bounds[0][0].number}: the first file of the recording is missing",
             where=tables[0].path,

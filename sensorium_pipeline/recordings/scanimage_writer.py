@@ -70,7 +70,7 @@ def header_text(
     half_y, half_x = fields[0].height * pixel_size / 2, fields[0].width * pixel_size / 2
     corners = " ".join(f"{x:g} {y:g};" for x, y in ((-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)))
     frame_rate = volume_rate * frames_per_volume
-    saved = f"[{';'.join(str(channel) for channel in channels)}]" if len(channels) > 1 else channels[0]
+    saved = f"[{' '.join(str(channel) for channel in channels)}]" if len(channels) > 1 else channels[0]
     values = {
         "SI.TIFF_FORMAT_VERSION": _VERSION,
         "SI.VERSION_MAJOR": 2022,
@@ -89,15 +89,17 @@ def header_text(
         "SI.hRoiManager.linePeriod": f"{line_period:.12g}",
         "SI.hRoiManager.linesPerFrame": 512 if several else fields[0].height,
         "SI.hRoiManager.pixelsPerLine": 512 if several else fields[0].width,
-        "SI.hRoiManager.mroiEnable": _flag(several),
+        "SI.hRoiManager.mroiEnable": int(several),
         "SI.hRoiManager.scanFrameRate": f"{frame_rate:.12g}",
         "SI.hRoiManager.scanVolumeRate": f"{volume_rate:.12g}",
         "SI.hScan2D.bidirectional": _flag(bidirectional),
         "SI.hScan2D.fillFractionTemporal": 0.9,
+        "SI.hScan2D.flybackTimePerFrame": 0.001,
         "SI.hScan2D.flytoTimePerScanfield": f"{FLY_TO_LINES * line_period:.12g}",
         "SI.hScan2D.logAverageFactor": 1,
+        "SI.hScan2D.scannerFrequency": "NaN",
         "SI.hScan2D.scannerType": "'GG'",
-        "SI.hScan2D.uniformSampling": _flag(False),
+        "SI.hScan2D.uniformSampling": 0,
         "SI.hStackManager.actualNumSlices": planes,
         "SI.hStackManager.actualNumVolumes": volumes if planes > 1 else 1,
         "SI.hStackManager.enable": _flag(planes > 1),

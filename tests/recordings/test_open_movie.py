@@ -10,7 +10,7 @@ import tifffile
 import zarr
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings import Movie, open_movie
+from sensorium_pipeline.recordings import Movie, open_movie, open_session, open_with_rate
 
 
 @pytest.fixture
@@ -30,6 +30,16 @@ def write(path: Path, frames: np.ndarray, how: str) -> Path:
         array = zarr.create_array(str(path), shape=frames.shape, dtype=frames.dtype, chunks=(5, *frames.shape[1:]))
         array[:] = frames
         return path
+    if how == "zarr v2":
+        path = path / "old.zarr"
+        array = zarr.create_array(str(path), shape=frames.shape, dtype=frames.dtype, chunks=(5, 7, 17), zarr_format=2)
+        array[:] = frames
+        return path
+    if how == "zarr sharded":
+        path = path / "sharded.zarr"
+        array = zarr.create_array(str(path), shape=frames.shape, dtype=frames.dtype, chunks=(2, 12, 17), shards=(8, 12, 17))
+        array[:] = frames
+        return path
     if how == "zarr group":
         path = path / "group.zarr"
         group = zarr.create_group(str(path))
@@ -42,7 +52,9 @@ def write(path: Path, frames: np.ndarray, how: str) -> Path:
         "bigtiff": {"bigtiff": True},
         "big endian": {"byteorder": ">"},
         "imagej": {"imagej": True},
+        "imagej in one": {"imagej": True, "contiguous": True},
         "compressed": {"compression": "zlib"},
+        "compressed big endian": {"compression": "zlib", "byteorder": ">", "predictor": True},
         "tiled": {"tile": (16, 16)},
         "strips": {"rowsperstrip": 5, "metadata": None},
     }[how]
@@ -51,9 +63,11 @@ def write(path: Path, frames: np.ndarray, how: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "how", ["hdf5", "zarr", "zarr group", "plain", "shaped", "bigtiff", "big endian", "imagej", "compressed", "tiled", "strips"]
-)
+KINDS = ["hdf5", "zarr", "zarr v2", "zarr sharded", "zarr group", "plain", "shaped", "bigtiff", "big endian", "imagej", "imagej in one"]
+KINDS += ["compressed", "compressed big endian", "tiled", "strips"]
+
+
+@pytest.mark.parametrize("how", KINDS)
 def test_frames_come_back_bitwise(tmp_path: Path, frames: np.ndarray, how: str) -> None:
     movie = pickle.loads(pickle.dumps(open_movie(write(tmp_path, frames, how))))  # a movie travels to workers
     assert isinstance(movie, Movie)
@@ -133,6 +147,78 @@ def test_file_that_shrinks_after_it_was_opened(tmp_path: Path, frames: np.ndarra
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="cut off"):
         movie.read(0, 20)
+
+
+def test_imagej_file_of_more_than_4_gigabytes(tmp_path: Path) -> None:
+    """ImageJ then writes one directory and the frames behind it, beyond what classic TIFF can address; the file here is sparse."""
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(path, np.zeros((9, 512, 512), ">u2"), imagej=True, byteorder=">", metadata={"finterval": 0.125})
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].dataoffsets[0]
+    frames = 8300  # 4.35 GB
+    head = bytearray(path.read_bytes()[:offset].replace(b"images=9\nchannels=9\n", b"images=8300\nmin=0.0\n"))
+    directory = int.from_bytes(head[4:8], "big")
+    following = directory + 2 + 12 * int.from_bytes(head[directory : directory + 2], "big")
+    head[following : following + 4] = bytes(4)
+    path.write_bytes(head)
+    last = np.arange(512 * 512, dtype=">u2").reshape(512, 512)
+    with path.open("r+b") as file:
+        file.seek(offset + (frames - 1) * last.nbytes)
+        file.write(last.tobytes())
+    opened = open_with_rate(path)
+    assert (opened.movie.frames, opened.frame_rate) == (frames, 8.0)
+    np.testing.assert_array_equal(opened.movie.read(frames - 1, frames)[0], last)
+    assert not opened.movie.read(4000, 4001).any()
+    with path.open("r+b") as file:
+        file.truncate(offset + (frames - 1) * last.nbytes)
+    with pytest.raises(InputError, match=f"its {frames} frames end at byte"):
+        open_movie(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "movie"),
+    [((5, 1, 2, 12, 17), "TZCYX", False), ((5, 3, 1, 12, 17), "TZCYX", False), ((1, 20, 1, 12, 17), "TZCYX", True)],
+)
+@pytest.mark.parametrize("how", ["imagej", "ome"])
+def test_channels_and_planes_that_take_turns(tmp_path: Path, how: str, shape: tuple[int, ...], axes: str, movie: bool) -> None:
+    data = np.zeros(shape, np.uint16)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, data, metadata={"axes": axes}, photometric="minisblack", **{how: True})
+    if movie:  # frames under the name of planes, as programs that do not know time write them
+        assert open_movie(path).frames == 20
+        return
+    with pytest.raises(InputError, match="take turns with time"):
+        open_movie(path)
+
+
+def test_rates_in_tiff_files(tmp_path: Path, frames: np.ndarray) -> None:
+    path = tmp_path / "movie.tif"
+    for options, rate in (
+        ({"imagej": True, "metadata": {"finterval": 0.04}}, 25.0),
+        ({"imagej": True, "metadata": {"fps": 7.5}}, 7.5),
+        ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 0.1, "TimeIncrementUnit": "s"}}, 10.0),
+        ({"ome": True, "metadata": {"axes": "TYX", "TimeIncrement": 50, "TimeIncrementUnit": "ms"}}, 20.0),
+        ({"metadata": None}, None),
+    ):
+        tifffile.imwrite(path, frames.astype(np.uint16), photometric="minisblack", **options)
+        opened = open_with_rate(path)
+        assert opened.movie.frames == 20
+        assert opened.frame_rate == (None if rate is None else pytest.approx(rate))
+
+
+def test_scanimage_files_and_folders(small_session: Path, tmp_path: Path) -> None:
+    session = open_session(small_session)
+    scans = small_session / "scans"
+    with pytest.raises(InputError, match=r"2 planes and 1 channels.*Name one of: plane 0, plane 1"):
+        open_movie(scans)
+    opened = open_with_rate(scans, "plane 1")
+    np.testing.assert_array_equal(opened.movie.read(0, 30), session.plane(1).read(0, 30))
+    assert (opened.frame_rate, opened.bidirectional) == (8.0, True)
+    assert opened.pixel_size == pytest.approx((1.3, 1.3))
+    with pytest.raises(InputError, match="no dataset 'plane 2'"):
+        open_movie(scans, "plane 2")
+    part = open_movie(sorted(scans.glob("*.tif"))[1], "plane 0")  # 100 volumes of 3 frames a file
+    np.testing.assert_array_equal(part.read(0, 10), session.plane(0).read(100, 110))
 
 
 def test_real_movies(test_data: Path) -> None:

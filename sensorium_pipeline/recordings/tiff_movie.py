@@ -1,0 +1,91 @@
+"""Movies in TIFF files that are not ScanImage's: every page a frame, or one directory for all frames, as ImageJ writes it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
+from sensorium_pipeline.recordings.tiff import DESCRIPTION, PageTable
+from sensorium_pipeline.recordings.tiff_description import read_description
+
+
+@dataclass(frozen=True)
+class TiffMovie:
+    """A TIFF file whose every page is a frame; frame_rate in Hz, None where the file does not say it."""
+
+    table: PageTable
+    frame_rate: float | None
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.table)
+
+    @property
+    def height(self) -> int:
+        """Lines of a frame."""
+        return self.table.first.height
+
+    @property
+    def width(self) -> int:
+        """Pixels of a line."""
+        return self.table.first.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a pixel."""
+        return self.table.first.dtype.newbyteorder("=")
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Frames start..stop-1 (stop - start, y, x)."""
+        check_range(self, start, stop, self.table.path)
+        out = np.empty((stop - start, self.height, self.width), self.dtype)
+        if self.table.uncompressed:
+            self.table.read_frames(np.arange(start, stop), out)
+        else:
+            _decode(self.table, start, stop, out)
+        return out
+
+
+def open_tiff(table: PageTable) -> TiffMovie:
+    """The movie of a file whose pages are found.
+
+    Raises:
+        InputError: when channels or planes take turns in it, or it cannot be decoded.
+    """
+    first, path = table.first, table.path
+    about = read_description(table.text(0, DESCRIPTION), len(table), (first.height, first.width))
+    if about.channels > 1 or about.slices > 1:
+        raise InputError(
+            f"holds {about.channels} channels and {about.slices} planes that take turns with time",
+            where=path,
+            advice="Save one channel of one plane as a movie of its own.",
+        )
+    if about.images > 1 and table.uncompressed:
+        # One directory; the frames follow each other. ImageJ writes files of more than 4 GB so.
+        offsets = first.data_offset + np.arange(about.images, dtype=np.int64) * first.frame_bytes
+        if (end := int(offsets[-1]) + first.frame_bytes) > (size := path.stat().st_size):
+            raise InputError(
+                f"is cut off: its {about.images} frames end at byte {end}, the file at byte {size}", where=path, advice=COPY_AGAIN
+            )
+        table = replace(table, directories=np.full(about.images, first.directory), data_offsets=offsets)
+    checked_shape((len(table), first.height, first.width), first.dtype, path, "TIFF")
+    movie = TiffMovie(table, about.frame_rate)
+    if not table.uncompressed:
+        movie.read(0, 1)  # says at once whether it can be decoded
+    return movie
+
+
+def _decode(table: PageTable, start: int, stop: int, out: Frames) -> None:
+    """Decode compressed and tiled pages with tifffile, which goes straight to their directories."""
+    try:
+        with tifffile.TiffFile(table.path) as file:
+            for position, number in enumerate(range(start, stop)):
+                file.filehandle.seek(int(table.directories[number]))
+                out[position] = tifffile.TiffPage(file, number).asarray().reshape(out.shape[1:])
+    except Exception as error:  # a damaged file leads tifffile and its codecs into exceptions of every kind
+        raise InputError(f"frames {start} to {stop} cannot be decoded ({brief(error)})", where=table.path, advice=COPY_AGAIN) from error
+
