@@ -7,7 +7,7 @@ import typer
 
 from sensorium_pipeline.cli.common import Json, Root, workspace_of
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.terminal import console, print_json, print_table
+from sensorium_pipeline.terminal import console, print_json, print_table, progress_bars
 
 PANEL = "Sessions and releases"
 State = Literal["open", "closed"]
@@ -17,6 +17,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("sessions", rich_help_panel=PANEL)(list_sessions)
     app.command(rich_help_panel=PANEL)(show)
+    app.command("import-release", rich_help_panel=PANEL)(import_release)
+    app.command("export-release", rich_help_panel=PANEL)(export_release)
     app.command(rich_help_panel=PANEL)(release)
     app.command(rich_help_panel=PANEL)(audit)
 
@@ -91,6 +93,45 @@ def release(
         quota = f"{one.per_day} a day for each team and track"
         shown = "final tier shown" if one.final_opened else "final tier closed"
         console.print(f"Phase {one.name}: {one.dates}, {quota} ({one.time_zone}), {shown}", highlight=False)
+
+
+def import_release(
+    tree: Annotated[Path, typer.Argument(metavar="TREE", help="Unpacked folder of one session of SENSORIUM 2022, with data/ and meta/.")],
+    track: Annotated[
+        Literal["sensorium", "sensorium+"] | None,
+        typer.Option(help="Track of a competition session; left out, the session is open and nothing is hidden.", show_default=False),
+    ] = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Publish a file tree of SENSORIUM 2022 as a session."""
+    from sensorium_pipeline.environment import code_version, environment_digest
+    from sensorium_pipeline.sessions.exchange_2022 import import_tree
+    from sensorium_pipeline.sessions.records import Provenance
+
+    provenance = Provenance(code_version=code_version(), lock_digest=environment_digest())
+    with progress_bars() as show:
+        made = import_tree(workspace_of(root), tree, track, provenance, show)
+    if json:
+        print_json({"session": made.session.published().model_dump(mode="json"), "notes": list(made.notes)})
+        return
+    trials = ", ".join(f"{count} {tier}" for tier, count in made.session.trials.items())
+    console.print(f"session {made.session.name}: {made.session.neurons} neurons; trials {trials}", highlight=False)
+    for note in made.notes:
+        console.print(note, highlight=False)
+
+
+def export_release(
+    session: Annotated[str, typer.Argument(help="Name of the session.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist yet.")],
+    root: Root = None,
+) -> None:
+    """Write a published session as a file tree of SENSORIUM 2022; what is hidden is filled with zeros."""
+    from sensorium_pipeline.sessions.exchange_2022 import export_tree
+
+    with progress_bars() as show:
+        export_tree(workspace_of(root).open, session, out, show)
+    console.print(f"{out}: session {session} as SENSORIUM 2022 laid it out", highlight=False)
 
 
 def audit(

@@ -1,6 +1,8 @@
 """Commands of the participant: start, check, submit, and use a model as a digital twin."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,9 +13,15 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.terminal import console, messages, print_json, print_table, progress_bars
 
 if TYPE_CHECKING:
+    from sensorium_pipeline.progress import ProgressCallback
+    from sensorium_pipeline.sessions.release import Release
+    from sensorium_pipeline.storage import Workspace
     from sensorium_pipeline.submissions.teams import Token
 
 PANEL = "Submissions"
+Folder = Annotated[
+    Path, typer.Argument(metavar="PATH", help="Folder of the submission; or of the two CSV files of 2022, or a checkpoint of 2022.")
+]
 Identifier = Annotated[str, typer.Argument(metavar="TEAM/TRACK/N", help="One of the team's own submissions, as `submit` named it.")]
 TeamOption = Annotated[str | None, typer.Option(help="Name of the team; the token says it where it is left out.", show_default=False)]
 TrackOption = Annotated[str, typer.Option(help="sensorium or sensorium+.")]
@@ -45,7 +53,7 @@ def new_submission(
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the submission.")],
+    folder: Folder,
     track: TrackOption = "sensorium",
     release: ReleaseName = None,
     root: Root = None,
@@ -63,7 +71,8 @@ def check(
     chosen = choose_release(workspace.open, release) if release or workspace.open.list("releases") else None
     with tempfile.TemporaryDirectory(prefix="sensorium-slice-") as area, progress_bars() as show:
         staged = stage_slice(workspace, chosen, track, Path(area, "slice")) if chosen else None
-        report = check_submission(folder, staged, progress=show)
+        with _of_today(folder, None, workspace, chosen, track, show) as ready:
+            report = check_submission(ready, staged, progress=show)
     if json:
         run = report.run.model_dump(mode="json") if report.run else None
         print_json({"passed": report.passed, "submission": report.submission.model_dump(mode="json"), "run": run})
@@ -77,25 +86,35 @@ def check(
 
 
 def submit(
-    folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the submission.")],
+    folder: Folder,
     track: TrackOption,
     team: TeamOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name for one of 2022; its file's or folder's where left out.", show_default=False)
+    ] = None,
     release: ReleaseName = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Validate a submission, sign it with the team's token (SENSORIUM_TEAM_TOKEN) and put it into the inbox."""
+    """Validate a submission, sign it with the team's token (SENSORIUM_TEAM_TOKEN) and put it into the inbox.
+
+    What was made for SENSORIUM 2022 is taken as it is: a folder with the two CSV files, or a checkpoint of the organisers (.pth).
+    """
     from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.submissions.formats_2022 import is_of_2022
     from sensorium_pipeline.submissions.package import load_submission
     from sensorium_pipeline.submissions.sending import known_track
     from sensorium_pipeline.submissions.sending import submit as put
 
     workspace = workspace_of(root)
     # A mistake in the submission is the first thing to know, before there is a token or a release.
-    known_track(track)
-    load_submission(folder)
+    known = known_track(track)
+    if not is_of_2022(folder):
+        load_submission(folder)
     token = _token(root, team)
-    sent = put(workspace, choose_release(workspace.open, release), folder, token, track)
+    chosen = choose_release(workspace.open, release)
+    with progress_bars() as show, _of_today(folder, name, workspace, chosen, known, show) as ready:
+        sent = put(workspace, chosen, ready, token, known)
     if json:
         print_json({"identifier": sent.identifier, **sent.model_dump(mode="json")})
     elif sent.duplicate:
@@ -103,6 +122,23 @@ def submit(
     else:
         what = f"{sent.name} is submitted as {sent.identifier} (digest {sent.digest[:12]})"
         console.print(f"{what}; it is evaluated with the next run.", highlight=False)
+
+
+@contextmanager
+def _of_today(
+    path: Path, name: str | None, workspace: "Workspace", release: "Release | None", track: str, show: "ProgressCallback"
+) -> Iterator[Path]:
+    """The folder of a submission; what was made for SENSORIUM 2022 is converted into one for a while."""
+    from sensorium_pipeline.submissions.formats_2022 import convert, is_of_2022
+
+    if not is_of_2022(path):
+        yield path
+        return
+    if release is None:
+        raise InputError("there is no release to convert it for", where=workspace.url, advice="Name the workspace with --root.")
+    with tempfile.TemporaryDirectory(prefix="sensorium-2022-") as area:
+        convert(path, name, workspace.open, release, track, Path(area, "submission"), show)
+        yield Path(area, "submission")
 
 
 def withdraw(identifier: Identifier, release: ReleaseName = None, root: Root = None) -> None:

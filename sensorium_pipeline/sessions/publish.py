@@ -96,8 +96,8 @@ def publish_session(
         rejected=trials.rejected(),
     )
     bind(workspace, record)
-    _point(Series(workspace.lab, f"sessions/{record.name}"), record)
-    _point(Series(workspace.open, f"sessions/{record.name}"), record.published())
+    point(Series(workspace.lab, f"sessions/{record.name}"), record)
+    point(Series(workspace.open, f"sessions/{record.name}"), record.published())
     progress(Progress("publish session", STEPS, STEPS, "published"))
     return record
 
@@ -117,7 +117,8 @@ def bind(workspace: Workspace, record: SessionRecord) -> None:
         )
 
 
-def _point(series: Series, record: BaseModel) -> None:
+def point(series: Series, record: BaseModel) -> None:
+    """Let a series point at a record, unless it does so already."""
     latest = series.latest(type(record))
     if latest is None or latest[1] != record:
         series.append(record)
