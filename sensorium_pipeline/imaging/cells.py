@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.cell_block import BlockCell, CellParameters, find_cells
+from sensorium_pipeline.imaging.scratch import scratch_array
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
@@ -135,7 +136,7 @@ def _bin(
     used = np.flatnonzero([(~flagged[start : start + size]).any() for start in range(0, movie.frames - size + 1, size)])
     if len(used) < 8:
         return None, 0.0
-    binned = np.memmap(path, np.float32, "w+", shape=(len(used), movie.height, movie.width))
+    binned = scratch_array(path, (len(used), movie.height, movie.width), np.float32)
     many = max(CHUNK_BYTES // (4 * size * movie.height * movie.width), 1)
     row = 0
     for first in range(0, movie.frames // size, many):
