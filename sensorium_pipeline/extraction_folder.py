@@ -25,7 +25,7 @@ from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
-from sensorium_pipeline.recordings import open_movie
+from sensorium_pipeline.recordings import open_with_rate
 from sensorium_pipeline.settings import RootSettings
 from sensorium_pipeline.storage import Store, trees
 from sensorium_pipeline.storage.digests import READ_BYTES
@@ -46,7 +46,7 @@ def extract_movie(
     movie: Path,
     out: Path,
     *,
-    frame_rate: float,
+    frame_rate: float | None = None,
     pixel_size: float | None = None,
     dataset: str | None = None,
     progress: ProgressCallback = silent,
@@ -57,24 +57,29 @@ def extract_movie(
     result that is there already, of the same movie and options, is found and not made again.
 
     Args:
-        movie: TIFF, HDF5 or zarr; read a few frames at a time.
+        movie: what `recordings.open_movie` opens; read a few frames at a time.
         out: folder that gets extraction.zarr, report.md and pictures; appears whole or not at all.
-        frame_rate: Hz.
-        pixel_size: micrometres, where known.
-        dataset: name inside an HDF5 or zarr file with several.
+        frame_rate: Hz; left out, it is the one that the movie's file gives.
+        pixel_size: micrometres, where known; left out, likewise.
+        dataset: which movie, in a file or folder with several.
         progress: of every stage.
 
     Raises:
         InputError: the movie cannot be read or measured, or something else lies at `out`.
         PlatformError: the disk is full.
     """
-    opened = open_movie(movie, dataset)
+    opened = open_with_rate(movie, dataset)
+    frame_rate = opened.frame_rate if frame_rate is None else frame_rate
+    if frame_rate is None:
+        raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
+    if pixel_size is None and opened.pixel_size is not None:
+        pixel_size = opened.pixel_size[0]
     parameters = ImagingParameters()
     keys = stage_keys(
         _digest_of_movie(movie, dataset, progress),
         frame_rate=frame_rate,
         pixel_size=pixel_size,
-        bidirectional=False,
+        bidirectional=opened.bidirectional,
         parameters=parameters,
     )
     name = f".{out.name}.unfinished"
@@ -91,10 +96,10 @@ def extract_movie(
             if folder.name not in keys.motion:
                 shutil.rmtree(folder)
         plane = extract_plane(
-            opened,
+            opened.movie,
             frame_rate=frame_rate,
             pixel_size=pixel_size,
-            bidirectional=False,
+            bidirectional=opened.bidirectional,
             parameters=parameters,
             scratch=scratch,
             finished=StageResults(Store("unfinished", RootSettings(url=str(unfinished / "stages"))), keys),

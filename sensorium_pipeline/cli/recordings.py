@@ -108,12 +108,15 @@ def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
 
 
 def extract(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF, HDF5 or zarr with (frames, y, x).")],
+    movie: Annotated[
+        Path, typer.Argument(metavar="MOVIE", help="TIFF, NWB, HDF5 or zarr with (frames, y, x), or a folder of ScanImage files.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the result; must not exist yet.")],
-    frame_rate: FrameRate,
+    frame_rate: Annotated[float | None, typer.Option(help="Frames a second, where the file does not say it.", show_default=False)] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Edge of a pixel in micrometres.", show_default=False)] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the HDF5 dataset or zarr array, where there are several.", show_default=False)
+        str | None,
+        typer.Option(help="HDF5 dataset, zarr array, NWB series or ScanImage plane, where there are several.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -88,3 +88,22 @@ def test_simulate_a_recording_and_look_at_it(sensorium, tmp_path: Path) -> None:
     assert_one_error(sensorium("simulate-recording", out, *arguments), str(out))
     assert_one_error(sensorium("simulate-recording", tmp_path / "other", "--role", "competition"), "track")
     assert not (tmp_path / "other").exists()
+
+
+def test_extract_takes_the_frame_rate_from_the_file(sensorium, tiny_movie: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_one_error(sensorium("extract", tiny_movie, out, "--dataset", "imaging/movie"), str(tiny_movie), "--frame-rate")
+    path = tmp_path / "tiny.nwb"
+    with h5py.File(tiny_movie) as movie, h5py.File(path, "w") as file:
+        series = file.create_group("acquisition/TwoPhotonSeries")
+        series.attrs["neurodata_type"] = "TwoPhotonSeries"
+        series["data"] = movie["imaging/movie"][:].transpose(0, 2, 1)  # frame, x, y
+        series["starting_time"] = 0.0
+        series["starting_time"].attrs["rate"] = 10.0
+    said = sensorium("extract", path, out)
+    assert said.code == 0, said.error
+    with xr.open_zarr(out / "extraction.zarr") as data:
+        centroids = np.asarray(data["centroids"])
+    for cell in ((16, 14), (32, 33)):
+        assert np.linalg.norm(centroids - cell, axis=1).min() < 2
+    assert "10 frames/s" in (out / "report.md").read_text()
