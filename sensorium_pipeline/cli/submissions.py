@@ -10,6 +10,7 @@ import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, settings_of, workspace_of
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.submissions.package import template_names
 from sensorium_pipeline.terminal import console, messages, print_json, print_table, progress_bars
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def new_submission(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist yet, or be empty.")],
-    template: Annotated[
-        str,
-        typer.Option(help="mean, ln, energy, subunit, factorised, cnn, rotation, squeeze, pretrained, transformer or features."),
-    ] = "cnn",
+    template: Annotated[str, typer.Option(help=f"Baseline to start from: {', '.join(template_names())}.")] = "cnn",
 ) -> None:
     """Write a submission that runs as it is, to start from."""
     from sensorium_pipeline.submissions.package import new_submission as write

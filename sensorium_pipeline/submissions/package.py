@@ -18,6 +18,7 @@ from sensorium_pipeline.errors import InputError, SubmissionError
 Track = Literal["sensorium", "sensorium+"]
 TRACKS: tuple[Track, ...] = ("sensorium", "sensorium+")
 DESCRIPTION = "submission.toml"
+TEMPLATES = Path(__file__).parent / "templates"
 MOST_FILES = 1000
 MOST_BYTES = 1024**3
 MOST_DESCRIPTION_BYTES = 64 * 1024
@@ -170,6 +171,11 @@ def copy_submission(folder: Path, target: Path) -> None:
             path.chmod(0o755)
 
 
+def template_names() -> list[str]:
+    """The submissions to start from that there are, sorted."""
+    return sorted(path.name for path in TEMPLATES.iterdir() if (path / DESCRIPTION).is_file())
+
+
 def new_submission(folder: Path, template: str) -> None:
     """Write a submission that runs as it is, to start from.
 
@@ -180,14 +186,12 @@ def new_submission(folder: Path, template: str) -> None:
     Raises:
         InputError: an unknown template, or something lies in the folder.
     """
-    templates = Path(__file__).parent / "templates"
-    names = sorted(path.name for path in templates.iterdir() if (path / DESCRIPTION).is_file())
-    if template not in names:
-        raise InputError(f"no template {template!r}", where="template", advice=f"Choose one of {', '.join(names)}")
+    if template not in template_names():
+        raise InputError(f"no template {template!r}", where="template", advice=f"Choose one of {', '.join(template_names())}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("something lies there already", where=folder, advice="Name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((templates / template).iterdir()):
+    for path in sorted((TEMPLATES / template).iterdir()):
         if path.is_file():
             (folder / path.name.removesuffix(".template")).write_bytes(path.read_bytes())
 
