@@ -4,8 +4,9 @@
 
     def build(context: Context) -> Model
 
-and the model it returns is trained (where it can be) and asked for predictions. A submission may import this module, torch and
-everything else of the environment; it needs no base class.
+and the model it returns is trained (where it can be) and asked for predictions. It may also return a mere network, whose features
+are then read out by the platform (`FeatureModel`). A submission may import this module, torch and everything else of the
+environment; it needs no base class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -122,4 +123,13 @@ class TrainableModel(Model, Protocol):
         ...
 
 
-EntryPoint = Callable[[Context], Model]
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A network that is trained on no neuron: the platform fits a readout to its features (see `submissions.features`)."""
+
+    def features(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features of images (images, y, x) with grey values 0..255: (images, features), or maps (images, channels, y, x)."""
+        ...
+
+
+EntryPoint = Callable[[Context], Model | FeatureModel]

@@ -20,7 +20,7 @@ import numpy as np
 
 from sensorium_pipeline.errors import SensoriumError
 from sensorium_pipeline.submissions.arrays import write_arrays
-from sensorium_pipeline.submissions.interface import Context, Model, NoCheckpoints, TrainableModel
+from sensorium_pipeline.submissions.interface import Context, FeatureModel, Model, NoCheckpoints, TrainableModel
 from sensorium_pipeline.submissions.staging import Staged, load_staged
 from sensorium_pipeline.submissions.transfer import ReportedError, ResultWriter
 from sensorium_pipeline.training.data import SessionDescription, TrialInputs
@@ -106,9 +106,13 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
         smoke_run=job["smoke_trials"] is not None,
     )
     model = build(context)
-    if not callable(getattr(model, "predict", None)):
-        raise Unusable(f"{function} returned {type(model).__name__}, which has no method predict(session, inputs)")
-    return model
+    if callable(getattr(model, "predict", None)):
+        return model
+    if isinstance(model, FeatureModel):
+        from sensorium_pipeline.submissions.features import FittedReadout
+
+        return FittedReadout(context, model)
+    raise Unusable(f"{function} returned {type(model).__name__}, which has no method predict(session, inputs)")
 
 
 def _require_device(device: str) -> None:

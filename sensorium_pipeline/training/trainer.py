@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.models.encoder import Encoder
-from sensorium_pipeline.models.inputs import ModelInputs
+from sensorium_pipeline.models.inputs import ModelInputs, take
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.training.batches import ResidentSession, epoch_batches, seeded_generator, steps_per_epoch
 from sensorium_pipeline.training.memory import keep_freed_memory
@@ -176,7 +176,7 @@ class Trainer:
                 training = session.training
                 prediction = encoder(session.name, training.inputs.select(trials), noise)
                 scale = math.sqrt(len(training) / len(trials))
-                loss = scale * poisson_loss(prediction, training.responses[trials]) + encoder.regularizer(session.name)
+                loss = scale * poisson_loss(prediction, take(training.responses, trials)) + encoder.regularizer(session.name)
                 loss.backward()
                 total += loss.detach()
             self._optimizer.step()

@@ -26,7 +26,7 @@ import torch
 from sensorium_pipeline.models.baselines import baseline
 from sensorium_pipeline.models.checkpoints import load_checkpoint
 from sensorium_pipeline.models.encoder import Encoder, SessionNeurons
-from sensorium_pipeline.models.inputs import ModelInputs
+from sensorium_pipeline.models.inputs import ModelInputs, take
 from sensorium_pipeline.training.batches import ResidentSession, ResidentTrials, epoch_batches, resident_session, seeded_generator
 from sensorium_pipeline.training.data import SessionData, SessionDescription, Statistics, TrialInputs, Trials
 from sensorium_pipeline.training.memory import keep_freed_memory
@@ -104,14 +104,14 @@ class Ours:
         for step in epoch_batches(self.sessions, BATCH, seeded_generator(0, "order")):
             for session, trials in zip(self.sessions, step, strict=True):
                 session.training.inputs.select(trials)
-                session.training.responses[trials]
+                take(session.training.responses, trials)
                 batches += 1
         return batches
 
     def loss(self, encoder: Encoder, session: ResidentSession, trials: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
         rates = encoder(session.name, session.training.inputs.select(trials), noise)
         scale = math.sqrt(len(session.training) / len(trials))
-        return scale * poisson_loss(rates, session.training.responses[trials]) + encoder.regularizer(session.name)
+        return scale * poisson_loss(rates, take(session.training.responses, trials)) + encoder.regularizer(session.name)
 
     def step(self) -> None:
         self.encoder.train()
