@@ -3,15 +3,18 @@
 from typing import Literal, cast
 
 from prefect import flow, get_run_logger
+from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict
 
 from flows.publish_rankings import publish_rankings
-from sensorium_pipeline.compute import cluster_address
+from sensorium_pipeline.compute import at_worker_start, cluster_address
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.evaluation import is_current, list_jobs
+from sensorium_pipeline.evaluation import in_fair_order, is_current, list_jobs
 from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
 from sensorium_pipeline.sessions.release import choose_release
 from sensorium_pipeline.submissions.inbox import Decision, RequestDecision
+from sensorium_pipeline.submissions.isolation import report_isolation
+from tasks.cancellation import cancellable
 from tasks.common import WAITING, settings_for, workspace_at
 from tasks.submission import SubmissionResult, evaluate_submission
 
@@ -57,17 +60,22 @@ def evaluate_submissions(
     results: list[SubmissionResult] = []
     broken: list[str] = []
     if pending:
-        with cluster_address(settings_for(root)) as address:
-            futures = [evaluate_submission.submit(job, root, address) for job in pending]
-            for job, future in zip(pending, futures, strict=True):
+        queue = in_fair_order(pending)
+        with cluster_address(settings_for(root)) as address, cancellable() as stopped:
+            at_worker_start(address, report_isolation)
+            futures = [evaluate_submission.submit(job, turn, root, address) for turn, job in queue]
+            for (_, job), future in zip(queue, futures, strict=True):
                 future.wait()
                 # A platform's failure of one submission must not hide the results of the others.
                 if future.state.is_completed():
                     results.append(cast(SubmissionResult, future.result()))  # the task returns a state that holds it
-                else:
+                elif not stopped.is_set():
                     broken.append(job.identifier)
                     record_platform_failure(workspace, job.submission, future.state.message or "")
         update_standings(workspace, {(job.submission.team, job.track) for job in pending})
+        if stopped.is_set():
+            # Prefect takes a state that a flow returns for the state of the run.
+            return cast(EvaluationSummary, Cancelled(message="What was trained so far is kept; the next run goes on with it."))
     if publish:
         publish_rankings(current.name, root)
     if broken:

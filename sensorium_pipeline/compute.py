@@ -1,8 +1,8 @@
 """Which Dask cluster does the heavy work, and how one piece of work is sent to it.
 
 One machine is only the smallest cluster: a scheduler address in `SENSORIUM_DASK_ADDRESS`, GPU workers of dask-cuda where this
-machine has GPUs, plain worker processes elsewhere. All of them offer the resource `GPU`, one a worker; on a machine without
-GPUs it is a stand-in that holds the number of models trained at once.
+machine has GPUs, plain worker processes elsewhere. All of them offer the resource `GPU`, as much of it as models may share one GPU
+(`SENSORIUM_GPU_SLOTS`); on a machine without GPUs it is a stand-in that holds the number of models trained at once.
 """
 
 import importlib.util
@@ -10,9 +10,9 @@ import os
 import queue
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
@@ -21,7 +21,9 @@ import distributed
 from distributed.client import Client
 from distributed.comm import CommClosedError
 from distributed.deploy.cluster import Cluster
+from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
+from distributed.worker import Worker
 
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
@@ -33,6 +35,12 @@ GPU = {"GPU": 1.0}
 """Resources that a task asks for which trains or predicts."""
 
 START_TIMEOUT = 60  # seconds
+POLL_SECONDS = 0.5
+
+
+def never() -> bool:
+    """Nobody stops the work."""
+    return False
 
 
 def default_workers() -> int:
@@ -59,13 +67,14 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
     """A Dask cluster on this machine: one worker a GPU where dask-cuda finds GPUs, else worker processes with a stand-in.
 
     A worker that dies takes its task with it once; the second time the task is given up, so that one poisonous task cannot
-    bring down worker after worker. Workers have one thread: Dask takes tasks that wait for a resource to an idle worker only where
-    more of them are assigned than there are threads.
+    bring down worker after worker. Workers have one thread for each slot of their GPU and no more: Dask takes tasks that wait for a
+    resource to an idle worker only where more of them are assigned than there are threads.
     """
     options: dict[str, Any] = {
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
-        "resources": GPU,
+        "resources": {"GPU": float(settings.gpu_slots)},
+        "threads_per_worker": settings.gpu_slots,
         "silence_logs": 40,
     }
     with dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": False}):
@@ -74,9 +83,7 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
 
             cluster: Cluster = LocalCUDACluster(**options)
         else:
-            cluster = distributed.LocalCluster(
-                n_workers=settings.workers or default_workers(), threads_per_worker=1, processes=True, memory_limit=0, **options
-            )
+            cluster = distributed.LocalCluster(n_workers=settings.workers or default_workers(), processes=True, memory_limit=0, **options)
     with cluster:
         yield cluster
 
@@ -86,6 +93,7 @@ class Channel:
     """The way of a task's reports back to whoever waits for it; picklable, so it travels to the worker."""
 
     topic: str
+    key: str
 
     def report(self, progress: Progress) -> None:
         """Send a report from inside a task."""
@@ -97,8 +105,27 @@ class Channel:
         Dask never interrupts a running task; long work polls this and ends by itself.
         """
         worker = distributed.get_worker()
-        state = worker.state.tasks.get(self.topic)
+        state = worker.state.tasks.get(self.key)
         return state is None or state.state == "cancelled"
+
+
+class _AtStart(WorkerPlugin):
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.name = f"{function.__module__}.{function.__name__}"
+        self._function = function
+
+    def setup(self, worker: Worker) -> None:
+        self._function()
+
+
+def at_worker_start(address: str, function: Callable[[], object]) -> None:
+    """Call a function once in every worker of a cluster: in those that run now, and in each that starts later.
+
+    Raises:
+        PlatformError: no scheduler answers.
+    """
+    with _client(address) as client:
+        client.register_plugin(_AtStart(function))
 
 
 def run_on_cluster(
@@ -110,31 +137,80 @@ def run_on_cluster(
 ) -> Result:
     """Run `function(*arguments, channel)` on a worker and wait for it; its reports go to `progress`, in the caller's thread.
 
+    Raises:
+        PlatformError, CancelledError, Exception: as `run_all_on_cluster`.
+    """
+    with closing(run_all_on_cluster(address, function, [arguments], resources=resources, progress=progress)) as results:
+        return next(results)[1]
+
+
+def run_all_on_cluster(
+    address: str,
+    function: Callable[..., Result],
+    calls: Sequence[tuple[object, ...]],
+    *,
+    resources: dict[str, float] | None = None,
+    priority: int = 0,
+    progress: ProgressCallback = silent,
+    stop: Callable[[], bool] = never,
+) -> Generator[tuple[int, Result], None, None]:
+    """Run `function(*arguments, channel)` for several arguments side by side; yields (number of the call, result) as they end.
+
+    Whoever does not want the rest closes the generator: work that nobody waits for is told so (`Channel.stopped`).
     Never call it from inside a Dask task that holds resources: a worker frees them only when a task ends.
+
+    Args:
+        address: of the scheduler.
+        function: importable on the workers.
+        calls: arguments of each call.
+        resources: that each call holds while it runs.
+        priority: work of a higher one is begun first.
+        progress: receives all reports, in the caller's thread.
+        stop: asked twice a second; True ends the waiting.
 
     Raises:
         PlatformError: no scheduler answers, the workers that ran it died (allowed failures used up), or the cluster went away.
+        CancelledError: `stop` said so.
         Exception: whatever the function raised.
     """
     name = getattr(function, "__name__", "work")
-    key = f"{name}-{uuid.uuid4().hex}"
-    reports: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    topic = f"{name}-{uuid.uuid4().hex}"
+    # Reports, and the numbers of calls that ended.
+    happened: queue.SimpleQueue[Progress | int] = queue.SimpleQueue()
+    with _client(address) as client:
+        client.subscribe_topic(topic, lambda event: happened.put(Progress(*event[1]["progress"])))
+        futures = []
+        for number, arguments in enumerate(calls):
+            key = f"{topic}-{number}"
+            channel = Channel(topic, key)
+            future = client.submit(function, *arguments, channel, key=key, resources=resources, priority=priority, pure=False)
+            future.add_done_callback(lambda _, number=number: happened.put(number))
+            futures.append(future)
+        waiting = len(futures)
+        while waiting:
+            if stop():
+                raise CancelledError
+            try:
+                event = happened.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(event, Progress):
+                progress(event)
+                continue
+            waiting -= 1
+            try:
+                result = futures[event].result()
+            except KilledWorker as error:
+                raise PlatformError(
+                    "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
+                ) from error
+            except (CancelledError, CommClosedError) as error:
+                raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error
+            yield event, result
 
+
+def _client(address: str) -> Client:
     try:
-        client = Client(address, timeout=START_TIMEOUT, set_as_default=False)
+        return Client(address, timeout=START_TIMEOUT, set_as_default=False)
     except OSError as error:
         raise PlatformError("no Dask scheduler answers", where=address, advice="Start one, or correct SENSORIUM_DASK_ADDRESS.") from error
-    with client:
-        client.subscribe_topic(key, lambda event: reports.put(Progress(*event[1]["progress"])))
-        future = client.submit(function, *arguments, Channel(key), key=key, resources=resources, pure=False)
-        future.add_done_callback(lambda _: reports.put(None))
-        try:
-            while (report := reports.get()) is not None:
-                progress(report)
-            return future.result()
-        except KilledWorker as error:
-            raise PlatformError(
-                "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
-            ) from error
-        except (CancelledError, CommClosedError) as error:
-            raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error

@@ -7,7 +7,10 @@ event in the sealed store, appended when all of it is stored; rankings read noth
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,37 +18,38 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from sensorium_pipeline.environment import code_version, environment_digest
+from sensorium_pipeline.environment import environment_digest
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import ProgressCallback, silent
-from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, ResampledScore, draw, resample_score
-from sensorium_pipeline.scoring import METRIC_VERSION, ScoreRecord, SessionScore, primary_metric, score_predictions
-from sensorium_pipeline.sessions.catalogue import load_description, load_hidden, load_inputs, load_session_data, read_binding, read_session
+from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION
+from sensorium_pipeline.scoring import METRIC_VERSION
+from sensorium_pipeline.sessions.catalogue import load_description, load_session_data
 from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.sessions.scaling import rescale
 from sensorium_pipeline.sessions.tiers import Tier
-from sensorium_pipeline.storage import (
-    Series,
-    Workspace,
-    digest_of,
-    download_files,
-    open_dataset,
-    read_result,
-    record_result,
-    write_files,
-)
+from sensorium_pipeline.storage import Series, Workspace, digest_of, download_files, open_dataset, read_result, record_result, write_files
+from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.inbox import SubmissionRecord, fetch_submission, list_submissions
-from sensorium_pipeline.submissions.predictions import Expected, read_predictions
 from sensorium_pipeline.submissions.release import stage_release
-from sensorium_pipeline.submissions.run import CONSOLE, CPU, PREDICTIONS, STATE, Device, RunOutcome, predict_images, run_submission
-from sensorium_pipeline.submissions.sandbox import never
+from sensorium_pipeline.submissions.run import (
+    CONSOLE,
+    CPU,
+    PREDICTIONS,
+    SMOKE_TRIALS,
+    STATE,
+    Device,
+    RunOutcome,
+    predict_images,
+    run_submission,
+)
+from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, never
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 from sensorium_pipeline.training.data import SessionData
 
 HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
 DeviceClass = Literal["cpu", "cuda"]
-SLICE_TRIALS = 64
-"""Trials of each visible tier and session in the slice that smoke runs use."""
+SMOKE_SECONDS = 30.0
+"""A smoke run is given up after this long; the real run then tells whether the submission works."""
 
 
 class _Record(BaseModel):
@@ -75,13 +79,14 @@ class Job(_Record):
 
     def inputs_digest(self) -> str:
         """Digest of everything that decides its scores."""
-        return digest_of(
-            {
-                "predictions": [self.prediction_key(seed) for seed in self.submission.seeds],
-                "metric": METRIC_VERSION,
-                "resampling": RESAMPLING_VERSION,
-            }
-        )
+        inputs = {
+            "predictions": [self.prediction_key(seed) for seed in self.submission.seeds],
+            "metric": METRIC_VERSION,
+            "resampling": RESAMPLING_VERSION,
+        }
+        if len(self.submission.seeds) > 1:
+            inputs["several seeds"] = "ensemble"
+        return digest_of(inputs)
 
     def prediction_key(self, seed: int) -> str:
         """Key of the predictions with one seed."""
@@ -95,6 +100,18 @@ class Job(_Record):
         if self.submission.has_code:
             inputs |= {"environment": environment_digest(), "device": self.device_class}
         return f"predictions/{digest_of(inputs)}"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What submissions run with: limits of each sandbox, the device, and the lowest tier of isolation that strangers' code may run in."""
+
+    limits: Limits = field(default_factory=Limits)
+    device: Device = CPU
+    lowest_tier: IsolationTier = IsolationTier.NO_USER_NAMESPACE
+
+
+DEFAULT = RunSettings()
 
 
 class PredictionRecord(_Record):
@@ -116,20 +133,15 @@ class PredictionRecord(_Record):
     device_class: str
 
 
-class TierScore(_Record):
-    """The score of one session and tier, with its resamples; as secret as the tier."""
-
-    record: ScoreRecord
-    resampled: ResampledScore
-
-
 class EvaluationRecord(_Record):
     """An evaluation that is complete: event of the series `evaluations/<release>/<team>/<track>/<number>` in the sealed store.
 
     Attributes:
         inputs_digest: see `Job.inputs_digest`.
-        runs: one a seed, in the order of the submission's seeds.
+        runs: one a seed, in the order of the submission's seeds; where one failed, that one alone.
+        ensemble_digest: predictions that are the mean over all seeds; None where there is one seed.
         scores: keys of the `TierScore`s.
+        curve_digest: picture of the learning curves, for organisers; None where nothing reported one.
         refusal: why no machine has run it yet; such an event has no runs and is never current.
     """
 
@@ -137,7 +149,9 @@ class EvaluationRecord(_Record):
     submission_digest: str
     inputs_digest: str
     runs: tuple[PredictionRecord, ...]
+    ensemble_digest: str | None = None
     scores: tuple[str, ...] = ()
+    curve_digest: str | None = None
     refusal: str = ""
 
     @property
@@ -201,60 +215,77 @@ def is_current(workspace: Workspace, job: Job) -> bool:
     return latest is not None and latest.inputs_digest == job.inputs_digest()
 
 
+def in_fair_order(jobs: Sequence[Job]) -> list[tuple[int, Job]]:
+    """Jobs with their turns, as they are to be run: the first of every team, then the second of every team, and so on.
+
+    A team's own are in the order in which they arrived, and so are teams within a turn.
+    """
+    of_team: Counter[str] = Counter()
+    turns: list[tuple[int, Job]] = []
+    for job in sorted(jobs, key=lambda job: (job.submission.submitted_at, job.identifier)):
+        turns.append((of_team[job.submission.team], job))
+        of_team[job.submission.team] += 1
+    return sorted(turns, key=lambda each: each[0])
+
+
 def predict(
     workspace: Workspace,
     job: Job,
     seed: int,
     *,
-    device: Device = CPU,
+    settings: RunSettings = DEFAULT,
     progress: ProgressCallback = silent,
     stop: Callable[[], bool] = never,
 ) -> PredictionRecord:
     """Train and predict with one seed in isolation, or find that it was done; everything is stored before this returns.
 
+    A run that was interrupted, on whatever machine, goes on from its latest checkpoint.
+
     Raises:
         IsolationError: this machine cannot isolate strangers' code.
         PlatformError: the platform failed, or the run was stopped; nothing is recorded then.
     """
-    if done := read_result(workspace.sealed, job.prediction_key(seed), PredictionRecord):
+    key = job.prediction_key(seed)
+    if done := read_result(workspace.sealed, key, PredictionRecord):
         return done
-    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
-    with tempfile.TemporaryDirectory(prefix="sensorium-run-") as folder:
-        files, out = Path(folder, "submission"), Path(folder, "out")
-        fetch_submission(workspace, job.submission, files)
-        outcome = run_submission(files, staged, job.track, seed, out, progress=progress, stop=stop, device=device)
-        if outcome.status == "stopped":
-            raise PlatformError("the run was stopped", where=job.identifier, advice="It starts again with the next evaluation.")
-
-        def keep(*names: str) -> str | None:
-            found = {name: out / name for name in names if (out / name).is_file() and (out / name).stat().st_size}
-            return write_files(workspace.sealed, found).digest if found else None
-
-        record = PredictionRecord(
-            outcome=outcome,
-            predictions_digest=keep(*(f"{PREDICTIONS}/{session}.npz" for session in outcome.sessions)),
-            state_digest=keep(STATE),
-            console_digest=keep(CONSOLE),
-            environment_digest=environment_digest() if job.submission.has_code else None,
-            device_class=job.device_class if job.submission.has_code else "predictions file",
-        )
-    return record_result(workspace.sealed, job.prediction_key(seed), record)
+    checkpoints = _checkpoints(workspace, job, seed)
+    with _run(workspace, job, seed, settings, progress, stop, checkpoints) as (outcome, out):
+        record = record_result(workspace.sealed, key, _kept(workspace, job, outcome, out))
+    checkpoints.clear()
+    return record
 
 
-def score(workspace: Workspace, job: Job, runs: Sequence[PredictionRecord]) -> EvaluationRecord:
-    """Score the predictions of all seeds on the hidden tiers, and append the evaluation; a failed one is appended with its reason."""
-    keys: list[str] = []
-    if all(run.outcome.status == "finished" for run in runs):
-        for session in job.release.competition_sessions(job.track):
-            for run in runs:
-                keys += [_score_tier(workspace, job, session.name, session.open_digest, tier, run) for tier in HIDDEN_TIERS]
-    evaluation = EvaluationRecord(
-        identifier=job.identifier,
-        submission_digest=job.submission.digest,
-        inputs_digest=job.inputs_digest(),
-        runs=tuple(runs),
-        scores=tuple(keys),
-    )
+def try_out(
+    workspace: Workspace,
+    job: Job,
+    *,
+    settings: RunSettings = DEFAULT,
+    progress: ProgressCallback = silent,
+    stop: Callable[[], bool] = never,
+) -> PredictionRecord | None:
+    """A smoke run, so that a broken submission fails in seconds: its failure counts as that of its first seed, and is recorded.
+
+    Returns:
+        The record where it failed; None where the real runs may begin (or are under way or done). One that is only slow may begin, too.
+
+    Raises:
+        IsolationError, PlatformError: as `predict`.
+    """
+    seed = job.submission.seeds[0]
+    key = job.prediction_key(seed)
+    if done := read_result(workspace.sealed, key, PredictionRecord):
+        return done if done.outcome.failure else None
+    if _checkpoints(workspace, job, seed).exist():
+        return None
+    limits = replace(settings.limits, wall_seconds=min(SMOKE_SECONDS, settings.limits.wall_seconds))
+    with _run(workspace, job, seed, replace(settings, limits=limits), progress, stop) as (outcome, out):
+        if outcome.failure is None or outcome.wall_seconds >= limits.wall_seconds:
+            return None
+        return record_result(workspace.sealed, key, _kept(workspace, job, outcome, out))
+
+
+def record_evaluation(workspace: Workspace, job: Job, evaluation: EvaluationRecord) -> EvaluationRecord:
+    """Append an evaluation, unless it is the newest already."""
     if latest_evaluation(workspace, job) != evaluation:
         _evaluations(workspace, job).append(evaluation)
     return evaluation
@@ -266,24 +297,6 @@ def refuse(workspace: Workspace, job: Job, reason: str) -> None:
         digest = job.submission.digest
         event = EvaluationRecord(identifier=job.identifier, submission_digest=digest, inputs_digest="", runs=(), refusal=reason)
         _evaluations(workspace, job).append(event)
-
-
-def read_scores(workspace: Workspace, evaluation: EvaluationRecord, tier: Tier) -> list[TierScore]:
-    """The scores of one tier.
-
-    Raises:
-        PlatformError: one that the evaluation names is missing.
-    """
-    found = []
-    for key in evaluation.scores:
-        stored = read_result(workspace.sealed, key, TierScore)
-        if stored is None:
-            raise PlatformError(
-                "a score is missing", where=f"{workspace.sealed.url}/results/{key}", advice="Evaluate the submission again."
-            )
-        if stored.record.tier == tier:
-            found.append(stored)
-    return found
 
 
 def predict_twin(
@@ -341,77 +354,65 @@ def stage_slice(workspace: Workspace, release: Release, track: str, folder: Path
     sessions = []
     for session in release.training_sessions(track):
         data = load_session_data(open_dataset(workspace.open, session.open_digest), track)
-        small = SessionData(data.description, data.training[:SLICE_TRIALS], data.validation[:SLICE_TRIALS])
+        small = SessionData(data.description, data.training[:SMOKE_TRIALS], data.validation[:SMOKE_TRIALS])
         sessions.append(StagedSession(small, small.validation.inputs, np.arange(len(small.validation), dtype=np.int64)))
     stage_sessions(sessions, track, folder)
     return folder
 
 
-def score_file(workspace: Workspace, path: Path, session: str, tier: str) -> SessionScore:
-    """The three metrics of one prediction file against one tier of a session.
+@contextmanager
+def _run(
+    workspace: Workspace,
+    job: Job,
+    seed: int,
+    settings: RunSettings,
+    progress: ProgressCallback,
+    stop: Callable[[], bool],
+    checkpoints: KeptCheckpoints | None = None,
+) -> Iterator[tuple[RunOutcome, Path]]:
+    """How a run ended, and the folder with what it left; without checkpoints it is a smoke run."""
+    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
+    with tempfile.TemporaryDirectory(prefix="sensorium-run-") as folder:
+        files, out = Path(folder, "submission"), Path(folder, "out")
+        fetch_submission(workspace, job.submission, files)
+        outcome = run_submission(
+            files,
+            staged,
+            job.track,
+            seed,
+            out,
+            settings.limits,
+            progress=progress,
+            stop=stop,
+            device=settings.device,
+            lowest_tier=settings.lowest_tier,
+            checkpoints=checkpoints,
+            smoke_run=checkpoints is None,
+        )
+        if outcome.status == "stopped":
+            raise PlatformError("the run was stopped", where=job.identifier, advice="It goes on with the next evaluation.")
+        yield outcome, out
 
-    Raises:
-        InputError: unknown session or tier.
-        SubmissionError: the file does not hold usable predictions of exactly the tier's trials.
-    """
-    _, published = read_session(workspace.open, session)
-    hidden = load_hidden(workspace, published.open_digest, tier)
-    expected = Expected(session, hidden.trial_id, hidden.unit_ids)
-    predictions = read_predictions(path, expected, str(path))
-    return score_predictions(predictions.prediction, hidden.responses, hidden.image_id, hidden.precision)
 
+def _kept(workspace: Workspace, job: Job, outcome: RunOutcome, out: Path) -> PredictionRecord:
+    """The record of a run whose files are in the sealed store."""
 
-def _score_tier(workspace: Workspace, job: Job, session: str, open_digest: str, tier: Tier, run: PredictionRecord) -> str:
-    """Score one session and tier unless that was done; returns the key of the score."""
-    inputs = {
-        "predictions": run.predictions_digest,
-        "data": open_digest,
-        "tier": tier,
-        "metric": METRIC_VERSION,
-        "resampling": RESAMPLING_VERSION,
-        "submission": job.submission.digest,
-        "seed": run.outcome.seed,
-    }
-    key = f"scores/{digest_of(inputs)}"
-    if read_result(workspace.sealed, key, TierScore):
-        return key
-    if run.predictions_digest is None:
-        raise PlatformError("a finished run has no predictions", where=job.identifier, advice="Evaluate the submission again.")
-    tree = open_dataset(workspace.open, open_digest)
-    hidden = load_hidden(workspace, open_digest, tier)
-    trial_id, _, _ = load_inputs(tree, HIDDEN_TIERS, job.track)
-    with tempfile.TemporaryDirectory(prefix="sensorium-score-") as folder:
-        download_files(workspace.sealed, run.predictions_digest, Path(folder))
-        expected = Expected(session, trial_id, hidden.unit_ids)
-        predictions = read_predictions(Path(folder, PREDICTIONS, f"{session}.npz"), expected, f"{session}.npz")
-    predicted = predictions.prediction[np.searchsorted(trial_id, hidden.trial_id)]
-    result = score_predictions(predicted, hidden.responses, hidden.image_id, hidden.precision)
-    record = ScoreRecord(
-        submission_digest=job.submission.digest,
-        track=job.submission.track,
-        session=session,
-        tier=tier,
-        seed=run.outcome.seed,
-        open_digest=open_digest,
-        responses_digest=read_binding(workspace.sealed, open_digest).sealed_digest,
-        predictions_digest=run.predictions_digest,
-        environment_digest=run.environment_digest,
-        code_version=code_version(),
-        device_class=run.device_class,
-        metric_version=METRIC_VERSION,
-        metrics=result.metrics,
-        noise_ceiling=result.noise_ceiling,
-        neurons=result.neurons,
-        feve_neurons=result.feve_neurons,
-        images=result.images,
-        trials=result.trials,
-        repeats=result.repeats,
+    def keep(*names: str) -> str | None:
+        found = {name: out / name for name in names if (out / name).is_file() and (out / name).stat().st_size}
+        return write_files(workspace.sealed, found).digest if found else None
+
+    return PredictionRecord(
+        outcome=outcome,
+        predictions_digest=keep(*(f"{PREDICTIONS}/{session}.npz" for session in outcome.sessions)),
+        state_digest=keep(STATE),
+        console_digest=keep(CONSOLE),
+        environment_digest=environment_digest() if job.submission.has_code else None,
+        device_class=job.device_class if job.submission.has_code else "predictions file",
     )
-    draws = draw(session, hidden.image_id, result.neurons)
-    metric = primary_metric(job.submission.track)
-    resampled = resample_score(predicted, hidden.responses, hidden.image_id, metric, draws).record(digest_of(record), metric, draws)
-    record_result(workspace.sealed, key, TierScore(record=record, resampled=resampled))
-    return key
+
+
+def _checkpoints(workspace: Workspace, job: Job, seed: int) -> KeptCheckpoints:
+    return KeptCheckpoints(workspace.sealed, digest_of(job.prediction_key(seed)))
 
 
 def _evaluations(workspace: Workspace, job: Job) -> Series:

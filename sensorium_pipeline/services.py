@@ -268,12 +268,13 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         wait_for(f"http://127.0.0.1:{dashboard_port}/health", started[-1], folder)
 
         report(2)
-        workers = ["--resources", "GPU=1", "--host", "127.0.0.1", "--local-directory", str(folder / "dask")]
+        slots = str(settings.gpu_slots)
+        workers = ["--resources", f"GPU={slots}", "--nthreads", slots, "--host", "127.0.0.1", "--local-directory", str(folder / "dask")]
         if shutil.which("nvidia-smi") and shutil.which("dask"):
             command = ["dask", "cuda", "worker", address, *workers]
         else:
             count = str(settings.workers or default_workers())
-            command = [*python, "distributed.cli.dask_worker", address, "--nworkers", count, "--nthreads", "1", *workers]
+            command = [*python, "distributed.cli.dask_worker", address, "--nworkers", count, *workers]
         started.append(launch("dask-workers", [*command, "--no-dashboard"], folder, environment))
 
         report(3)

@@ -4,7 +4,9 @@ A workspace is one root URL, or four roots with credentials of their own (in pro
 its job needs). Nested names use two underscores: `SENSORIUM_SEALED__URL`, `SENSORIUM_SEALED__ACCESS_KEY`.
 """
 
-from pydantic import BaseModel, SecretStr
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_ROOT = "workspace"
@@ -31,6 +33,9 @@ class Settings(BaseSettings):
         dask_address: scheduler to use; left out, a cluster is started on this machine.
         workers: Dask workers to start on this machine; 0 means one a core, at most four.
         team_token: what `sensorium team add` printed, for the commands of participants.
+        gpu_slots: models that may train at once on one GPU, or on the stand-in for one.
+        isolation: the lowest tier of isolation that strangers' code may run in.
+        checkpoint_seconds: between two checkpoints of a model that trains.
         traceback: let an internal error of the command line show where it happened.
     """
 
@@ -47,4 +52,7 @@ class Settings(BaseSettings):
     dask_address: str | None = None
     workers: int = 0
     team_token: SecretStr | None = None
+    gpu_slots: int = Field(default=1, ge=1)
+    isolation: Literal["bubblewrap with user namespace", "bubblewrap without user namespace"] = "bubblewrap without user namespace"
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
     traceback: bool = False

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.evaluation import EvaluationRecord, Job, latest_evaluation, read_scores
+from sensorium_pipeline.evaluation import EvaluationRecord, Job, latest_evaluation
+from sensorium_pipeline.hidden_scores import read_scores
 from sensorium_pipeline.rankings.publication import Publication, latest_publication
 from sensorium_pipeline.rankings.records import TIER_LABELS, Entry, RankingTable, Withdrawal
 from sensorium_pipeline.rankings.selection import which_counts
@@ -134,13 +136,23 @@ def _entry(workspace: Workspace, job: Job, tier: Tier, *, reference: bool) -> En
         after_competition=_phase(job).after_competition,
         failure=evaluation.failure if evaluation else "",
         scores=tuple(score.record for score in scores),
-        resampled=tuple(score.resampled for score in scores),
-        wall_seconds=_total_seconds(evaluation),
-        device_seconds=_total_seconds(evaluation),
+        resampled=tuple(score.resampled for score in scores if score.resampled is not None),
+        **_taken(evaluation),
     )
 
 
-def _total_seconds(evaluation: EvaluationRecord | None) -> float | None:
-    """Seconds of all runs; each holds one device for as long as it lasts. None where nothing ran here."""
-    seconds = sum(run.outcome.wall_seconds for run in evaluation.runs) if evaluation else 0.0
-    return seconds or None
+def _taken(evaluation: EvaluationRecord | None) -> dict[str, Any]:
+    """What all runs took together; each holds one device for as long as it lasts. Nothing where nothing ran here."""
+    outcomes = [run.outcome for run in evaluation.runs if run.outcome.wall_seconds] if evaluation else []
+    if not outcomes:
+        return {}
+    seconds = sum(outcome.wall_seconds for outcome in outcomes)
+    energies = [outcome.energy_joules for outcome in outcomes]
+    known = [energy for energy in energies if energy is not None]
+    return {
+        "wall_seconds": seconds,
+        "device_seconds": seconds,
+        "energy_joules": sum(known) if len(known) == len(energies) else None,
+        "peak_memory_bytes": max((outcome.peak_memory_bytes or 0 for outcome in outcomes), default=0) or None,
+        "isolation": tuple(sorted({outcome.tier for outcome in outcomes})),
+    }

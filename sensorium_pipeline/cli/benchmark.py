@@ -9,6 +9,7 @@ from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, 
 from sensorium_pipeline.terminal import console, print_json, print_table
 
 if TYPE_CHECKING:
+    from sensorium_pipeline.rankings.explain import Explanation
     from sensorium_pipeline.rankings.records import RankingTable
 
 PANEL = "Evaluation and ranking"
@@ -58,7 +59,7 @@ def score(
     json: Json = False,
 ) -> None:
     """Compute the three metrics of one prediction file against one tier of one session."""
-    from sensorium_pipeline.evaluation import score_file
+    from sensorium_pipeline.hidden_scores import score_file
     from sensorium_pipeline.rankings.records import METRIC_LABELS
 
     result = score_file(workspace_of(root), predictions, session, tier)
@@ -124,12 +125,25 @@ def explain(
         return
     console.print(f"[bold]{explanation.team}/{explanation.model}[/] {explanation.status} {explanation.reason}".rstrip())
     console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}")
+    if taken := taken_by(explanation):
+        console.print(taken, highlight=False)
     for origin in explanation.numbers:
         value = "undefined" if origin.value is None else f"{origin.value:.6f}"
         console.print(f"{origin.number}: [bold]{value}[/]", highlight=False)
         console.print(f"  {origin.how}", highlight=False)
         for what, digests in origin.digests.items():
             console.print(f"  {what}: {', '.join(digests)}", highlight=False)
+
+
+def taken_by(explanation: "Explanation") -> str:
+    """What the runs of a submission took, in a line; empty where nothing ran here."""
+    if explanation.wall_seconds is None:
+        return ""
+    parts = [f"seeds {', '.join(str(seed) for seed in explanation.seeds)}", f"{explanation.wall_seconds:.1f} s"]
+    parts.append(f"{explanation.device_seconds:.1f} device-seconds ({explanation.device_class})")
+    parts.append(f"{explanation.peak_memory_bytes / 2**20:.0f} MB at most" if explanation.peak_memory_bytes else "memory not counted")
+    parts.append(f"{explanation.energy_joules:.0f} J" if explanation.energy_joules is not None else "energy not readable")
+    return ", ".join((*parts, *explanation.isolation))
 
 
 def print_ranking(table: "RankingTable") -> None:

@@ -23,7 +23,7 @@ class Origin(_Record):
 
 
 class Explanation(_Record):
-    """The whole row of one submission, explained."""
+    """The whole row of one submission, explained: where each number came from, and what the run took."""
 
     release: str
     track: str
@@ -37,6 +37,13 @@ class Explanation(_Record):
     resampling: str
     environment_digests: tuple[str, ...]
     code_versions: tuple[str, ...]
+    seeds: tuple[int, ...]
+    device_class: str
+    isolation: tuple[str, ...]
+    wall_seconds: float | None
+    device_seconds: float | None
+    peak_memory_bytes: int | None
+    energy_joules: float | None
     numbers: tuple[Origin, ...]
 
 
@@ -64,6 +71,13 @@ def explain(table: RankingTable, submission: str, team: str | None = None) -> Ex
         resampling=f"{table.resampling_version}, {table.resamples} resamples, seed {table.resampling_seed}" if table.resamples else "",
         environment_digests=row.environment_digests,
         code_versions=row.code_versions,
+        seeds=row.seeds,
+        device_class=row.device_class,
+        isolation=row.isolation,
+        wall_seconds=row.wall_seconds,
+        device_seconds=row.device_seconds,
+        peak_memory_bytes=row.peak_memory_bytes,
+        energy_joules=row.energy_joules,
         numbers=(*_by_session(row), *(_of_the_row(table, row) if row.score is not None else ())),
     )
 
@@ -74,12 +88,13 @@ def _by_session(row: Row) -> list[Origin]:
         digests = {
             "submission": (row.submission_digest,),
             "released session": (result.open_digest,),
-            "predictions, one a seed": result.predictions_digests,
-            "score records, one a seed": result.score_digests,
+            "predictions": result.predictions_digests,
+            "score records": result.score_digests,
         }
+        of = "predictions" if len(row.seeds) == 1 else f"ensemble (mean of the predictions) of {len(row.seeds)} seeds"
         for name, label in METRIC_LABELS.items():
             neurons = result.feve_neurons if name == "feve" else result.neurons
-            how = f"mean over {len(row.seeds)} seed(s) of the mean over {neurons} neurons, {result.trials} trials of {result.images} images"
+            how = f"mean over {neurons} neurons, {result.trials} trials of {result.images} images; {of}"
             origins.append(Origin(number=f"{label}, {result.session}", value=result.metrics.value(name), how=how, digests=digests))
             ceiling = result.noise_ceiling.value(name)
             if ceiling is not None:
@@ -94,7 +109,7 @@ def _of_the_row(table: RankingTable, row: Row) -> list[Origin]:
         Origin(
             number=f"score ({METRIC_LABELS[table.metric]})",
             value=row.score.value if row.score else None,
-            how=f"mean over {len(row.sessions)} session(s) of the mean over {len(row.seeds)} seed(s)",
+            how=f"mean over {len(row.sessions)} session(s)",
             digests=records,
         ),
         Origin(

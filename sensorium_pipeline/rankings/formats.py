@@ -52,7 +52,8 @@ def as_markdown(table: RankingTable) -> bytes:
     lines = [
         f"# {TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]}: {_escape(table.release)}",
         "",
-        f"Ranked by {metric} (mean over seeds, sessions and neurons). Brackets: 95 % interval. Models of one tier cannot be told apart.",
+        f"Ranked by {metric} (mean over sessions and neurons; several seeds are one ensemble). Brackets: 95 % interval. "
+        "Models of one tier cannot be told apart.",
         "",
     ]
     if table.ranked:

@@ -64,13 +64,17 @@ class Entry(_Record):
 
     Attributes:
         received: when it arrived; earlier wins where two of a team are equal.
-        seeds: the seeds its track asks for (one, 0, for a predictions file). Its score is the mean over them.
+        seeds: the seeds it names (one, 0, for a predictions file). With several, its score is that of their ensemble: the mean of
+            their predictions, whose records have the seed None.
         reference: whether it is the reference baseline that improvements are measured against.
         phase: of the competition in which it was received.
         after_competition: whether it is listed only, as it came after those that compete.
         failure: why it was not evaluated, in words for the participant; "" where it was.
         scores: its score records on this tier; resampled: those of the ranking metric, each naming its score record.
-        wall_seconds, device_seconds: of training and prediction, all seeds together; None where nothing ran here.
+        wall_seconds, device_seconds, energy_joules: of training and prediction, all seeds together; None where nothing ran here, or
+            it cannot be read.
+        peak_memory_bytes: of the seed that took most.
+        isolation: the tiers of isolation that its code ran in.
     """
 
     team: Name
@@ -87,6 +91,9 @@ class Entry(_Record):
     resampled: tuple[ResampledScore, ...] = ()
     wall_seconds: Finite | None = None
     device_seconds: Finite | None = None
+    energy_joules: Finite | None = None
+    peak_memory_bytes: int | None = None
+    isolation: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
 
 
@@ -99,7 +106,10 @@ class Estimate(_Record):
 
 
 class SessionResult(_Record):
-    """One submission on one session: means over seeds, and the digests they come from (in the order of the row's seeds)."""
+    """One submission on one session, and the digests that the numbers come from.
+
+    Where the row has several seeds, the numbers and the first digests are those of their ensemble; each seed's follow, in the row's order.
+    """
 
     session: str
     metrics: Metrics
@@ -157,6 +167,9 @@ class Row(_Record):
     code_versions: tuple[str, ...] = ()
     wall_seconds: Finite | None = None
     device_seconds: Finite | None = None
+    energy_joules: Finite | None = None
+    peak_memory_bytes: int | None = None
+    isolation: tuple[str, ...] = ()
     received: AwareDatetime | None = None
     change: Change = Change()
     links: tuple[Link, ...] = ()

@@ -1,11 +1,11 @@
 """THE ranking function: immutable records in, one table out. It reads no store, no clock and no settings.
 
 A submission has a rank if and only if every session of the release has one score with a defined ranking metric, by the current metric
-version and on the released data, for every seed. Nothing is averaged over fewer sessions or seeds, nothing undefined becomes a number:
-everything else is listed without a rank and with its reason.
+version and on the released data, for every seed and, where there are several, for their ensemble. Nothing is averaged over fewer
+sessions, nothing undefined becomes a number: everything else is listed without a rank and with its reason.
 
-The score of a submission is the mean over sessions of the mean over seeds of the mean over neurons. Its interval says how it would
-move with other images and neurons; how it moves with the seed is the row's `seed_deviation`.
+The score of a submission is the mean over sessions of the mean over neurons, of the ensemble of its seeds where there are several. Its
+interval says how it would move with other images and neurons; how single seeds differ is the row's `seed_deviation`.
 """
 
 import math
@@ -28,7 +28,7 @@ NAMES: tuple[MetricName, ...] = ("single_trial_correlation", "correlation_to_ave
 
 
 class _Complete(NamedTuple):
-    """A submission that can be ranked: means over seeds (sessions,), and its resampled score (3, resamples): images, neurons, both."""
+    """A submission that can be ranked: its score by session (sessions,), and its resampled score (3, resamples): images, neurons, both."""
 
     entry: Entry
     row: Row
@@ -129,36 +129,48 @@ def _assemble(entry: Entry, metric: MetricName, tier: Tier, sessions: Mapping[st
         raise _NotRanked("failed", entry.failure)
     failed = [record for record in entry.scores if record.tier == tier and record.session in sessions and record.status == "failed"]
     if failed:
-        first = min(failed, key=lambda record: (record.session, record.seed))
-        raise _NotRanked("failed", f"Session {first.session}, seed {first.seed}: {first.reason}")
+        first = min(failed, key=lambda record: (record.session, str(record.seed)))
+        raise _NotRanked("failed", f"Session {first.session}, {_run_name(first.seed)}: {first.reason}")
     names = sorted(sessions)
-    records = [[_the_score(entry, name, sessions[name], seed, tier, metric, metric_version) for seed in entry.seeds] for name in names]
-    resampled = [[_the_resamples(entry, record, metric) for record in of_session] for of_session in records]
-    flat = [one for of_session in resampled for one in of_session]
+    # What counts comes first, then each seed where there are several.
+    wanted = _counting(entry.seeds)
+    records = [[_the_score(entry, name, sessions[name], seed, tier, metric, metric_version) for seed in wanted] for name in names]
+    flat = [_the_resamples(entry, of_session[0], metric) for of_session in records]
     kinds = {(one.resampling_version, one.resampling_seed, len(one.images)) for one in flat}
     if len(kinds) > 1 or any({len(one.images), len(one.neurons), len(one.both)} != {len(one.images)} for one in flat):
-        raise _NotRanked("incomplete", "Its sessions and seeds were resampled with different draws; they will be resampled.")
+        raise _NotRanked("incomplete", "Its sessions were resampled with different draws; they will be resampled.")
 
     values = np.array([[record.metrics.value(metric) for record in of_session] for of_session in records], dtype=np.float64)
     draws = np.mean([(one.images, one.neurons, one.both) for one in flat], axis=0)
     results = tuple(_session_result(of_session) for of_session in records)
     ceiling = _mean([result.noise_ceiling.value(metric) for result in results])
-    value = float(values.mean())
+    value = float(values[:, 0].mean())
     row = _row(entry, results).model_copy(
         update={
             "status": "ranked",
             "score": Estimate(value=value, low=value, high=value),
             "metrics": Metrics(**{name: _mean([result.metrics.value(name) for result in results]) for name in NAMES}),
-            "seed_deviation": float(values.mean(0).std(ddof=1)) if len(entry.seeds) > 1 else None,
+            "seed_deviation": float(values[:, 1:].mean(0).std(ddof=1)) if len(entry.seeds) > 1 else None,
             "noise_ceiling": ceiling,
             "relative_score": value / ceiling if ceiling else None,
         }
     )
-    return _Complete(entry, row, value, values.mean(1), draws, kinds.pop(), min(min(one.image_count, one.neuron_count) for one in flat))
+    return _Complete(entry, row, value, values[:, 0], draws, kinds.pop(), min(min(one.image_count, one.neuron_count) for one in flat))
 
 
-def _the_score(entry: Entry, session: str, open_digest: str, seed: int, tier: Tier, metric: MetricName, metric_version: str) -> ScoreRecord:
-    here = f"session {session}, seed {seed}"
+def _counting(seeds: tuple[int, ...]) -> tuple[int | None, ...]:
+    """The seeds of the records that are needed, that of the score itself first."""
+    return seeds if len(seeds) == 1 else (None, *seeds)
+
+
+def _run_name(seed: int | None) -> str:
+    return "the ensemble of its seeds" if seed is None else f"seed {seed}"
+
+
+def _the_score(
+    entry: Entry, session: str, open_digest: str, seed: int | None, tier: Tier, metric: MetricName, metric_version: str
+) -> ScoreRecord:
+    here = f"session {session}, {_run_name(seed)}"
     same_run = [record for record in entry.scores if (record.session, record.seed, record.tier) == (session, seed, tier)]
     if not same_run:
         raise _NotRanked("incomplete", f"There is no score yet for {here}.")
@@ -182,16 +194,16 @@ def _the_resamples(entry: Entry, record: ScoreRecord, metric: MetricName) -> Res
     for resampled in entry.resampled:
         if resampled.score_digest == digest and resampled.metric == metric:
             return resampled
-    raise _NotRanked("incomplete", f"The score of session {record.session}, seed {record.seed} has not been resampled yet.")
+    raise _NotRanked("incomplete", f"The score of session {record.session}, {_run_name(record.seed)} has not been resampled yet.")
 
 
 def _session_result(records: Sequence[ScoreRecord]) -> SessionResult:
-    """Means over the seeds of one session."""
+    """One session, from the record that counts and those of each seed after it."""
     first = records[0]
     return SessionResult(
         session=first.session,
-        metrics=Metrics(**{name: _mean([record.metrics.value(name) for record in records]) for name in NAMES}),
-        noise_ceiling=Metrics(**{name: _mean([record.noise_ceiling.value(name) for record in records]) for name in NAMES}),
+        metrics=first.metrics,
+        noise_ceiling=first.noise_ceiling,
         neurons=first.neurons,
         feve_neurons=first.feve_neurons,
         images=first.images,
@@ -230,19 +242,22 @@ def _row(entry: Entry, results: tuple[SessionResult, ...]) -> Row:
         code_versions=used(lambda record: record.code_version),
         wall_seconds=entry.wall_seconds,
         device_seconds=entry.device_seconds,
+        energy_joules=entry.energy_joules,
+        peak_memory_bytes=entry.peak_memory_bytes,
+        isolation=entry.isolation,
         received=entry.received,
         links=entry.links,
     )
 
 
 def _unranked_row(entry: Entry, why: _NotRanked, tier: Tier, sessions: Mapping[str, str], metric_version: str) -> Row:
-    """What is known of a submission without a rank: scores by session, for sessions where every seed has one; no means over sessions."""
+    """What is known of a submission without a rank: scores by session, where they are complete; no means over sessions."""
     results = []
     for name in sorted(sessions):
         wanted = (name, tier, "scored", sessions[name], metric_version)
         scored = {r.seed: r for r in entry.scores if (r.session, r.tier, r.status, r.open_digest, r.metric_version) == wanted}
-        if all(seed in scored for seed in entry.seeds):
-            results.append(_session_result([scored[seed] for seed in entry.seeds]))
+        if all(seed in scored for seed in _counting(entry.seeds)):
+            results.append(_session_result([scored[seed] for seed in _counting(entry.seeds)]))
     return _row(entry, tuple(results)).model_copy(update={"status": why.status, "reason": why.reason})
 
 

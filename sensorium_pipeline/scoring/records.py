@@ -52,7 +52,7 @@ class RepeatCounts(_Record):
 
 
 class ScoreRecord(_Record):
-    """The score of one submission, run with one seed, on one tier of one session; or the reason why there is none.
+    """The score of one submission, run with one seed or the mean of several, on one tier of one session; or the reason why there is none.
 
     Example: `ScoreRecord(submission_digest="ab..", track="sensorium", session="static26872-17-20", tier="test", open_digest="cd..",
     status="failed", reason="The predictions hold NaN in row 3.")`
@@ -64,7 +64,7 @@ class ScoreRecord(_Record):
         responses_digest: the sealed part of the session, which holds the responses. It stays in the sealed store: published tables
             show the digest of this record instead.
         metric_version: `METRIC_VERSION` that computed the numbers.
-        seed: of training; 0 for a predictions file.
+        seed: of training; 0 for a predictions file; None where the predictions are the mean over all seeds of the submission.
         device_class: "cpu", "cuda" or "predictions file".
         environment_digest: the locked environment of the prediction run.
         code_version: of this package, when scoring.
@@ -79,7 +79,7 @@ class ScoreRecord(_Record):
     track: Track
     session: str
     tier: Tier
-    seed: int = 0
+    seed: int | None = 0
     status: Literal["scored", "failed"] = "scored"
     reason: str = ""
     open_digest: str

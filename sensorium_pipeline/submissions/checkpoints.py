@@ -37,6 +37,10 @@ class KeptCheckpoints:
         target.unlink(missing_ok=True)
         return False
 
+    def exist(self) -> bool:
+        """Whether anything was put away."""
+        return bool(self._store.walk(self._prefix))
+
     def keep(self, source: Path) -> None:
         """Store another one, and remove all but the last two."""
         paths = [stored.path for stored in self._store.walk(self._prefix)]
@@ -48,7 +52,7 @@ class KeptCheckpoints:
 
     def clear(self) -> None:
         """Remove all of them: the run has ended."""
-        if self._store.walk(self._prefix):
+        if self.exist():
             self._store.remove(self._prefix)
 
     def _copy(self, stored: StoredObject, target: Path) -> None:

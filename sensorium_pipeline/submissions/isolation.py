@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from sensorium_pipeline.submissions.control_groups import ControlGroup
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, run_isolated
 
 INSTALL_ADVICE = "Install bubblewrap and util-linux (Debian: apt-get install bubblewrap util-linux)"
+logger = logging.getLogger("distributed.worker")
 PROBE_LIMITS = Limits(wall_seconds=20.0, memory_bytes=512 * 1024**2, processes=16)
 
 # Runs inside, standard library alone; what it could do that it must not be able to do goes out as a list of sentences.
@@ -100,14 +102,22 @@ def probe_isolation() -> Isolation:
     return Isolation(IsolationTier.REFUSE, tuple(reasons), memory_cap, process_cap)
 
 
-def require_isolation() -> IsolationTier:
-    """The tier to run strangers' code with.
+def report_isolation() -> None:
+    """The self-test of a worker when it starts: its log says what strangers' code may expect there."""
+    isolation = probe_isolation()
+    because = f" ({'; '.join(isolation.reasons)})" if isolation.reasons else ""
+    logger.info("isolation: %s%s; memory cap: %s; process cap: %s", isolation.tier, because, isolation.memory_cap, isolation.process_cap)
+
+
+def require_isolation(lowest: IsolationTier = IsolationTier.NO_USER_NAMESPACE) -> IsolationTier:
+    """The tier to run strangers' code with: the best that holds here.
 
     Raises:
-        IsolationError: none holds here; the message says why.
+        IsolationError: none holds here that is at least `lowest`; the message says why.
     """
     isolation = probe_isolation()
-    if isolation.tier is IsolationTier.REFUSE:
+    tiers = list(IsolationTier)  # best first
+    if tiers.index(isolation.tier) > min(tiers.index(lowest), tiers.index(IsolationTier.NO_USER_NAMESPACE)):
         raise IsolationError(
             f"strangers' code is refused on this machine: {'; '.join(isolation.reasons)}", where="isolation", advice=INSTALL_ADVICE
         )

@@ -22,7 +22,7 @@ from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
 from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
-from sensorium_pipeline.submissions.sandbox import Limits, Outcome, never, run_isolated
+from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, never, run_isolated
 from sensorium_pipeline.submissions.staging import Staged, load_staged
 from sensorium_pipeline.submissions.transfer import CheckpointRules, Epoch, ResultReader
 
@@ -106,6 +106,7 @@ def run_submission(
     progress: ProgressCallback = silent,
     stop: Callable[[], bool] = never,
     device: Device = CPU,
+    lowest_tier: IsolationTier = IsolationTier.NO_USER_NAMESPACE,
     checkpoints: KeptCheckpoints | None = None,
     smoke_run: bool = False,
 ) -> RunOutcome:
@@ -124,6 +125,7 @@ def run_submission(
         progress: called with the submission's progress, held to a name and numbers.
         stop: asked often; True ends the run.
         device: see `Device`.
+        lowest_tier: of isolation that this submission may run in.
         checkpoints: of this very run; where given, it goes on from the latest and keeps its own there.
         smoke_run: try it on the first `SMOKE_TRIALS` trials of one session that is to be predicted.
 
@@ -155,7 +157,7 @@ def run_submission(
             inputs = {}
             if checkpoints is not None and checkpoints.latest(fresh / CHECKPOINT):
                 inputs[CHECKPOINT] = fresh / CHECKPOINT
-            sandboxed = _Sandboxed(staged_folder, fresh, limits or Limits(), progress, stop, device)
+            sandboxed = _Sandboxed(staged_folder, fresh, limits or Limits(), progress, stop, device, lowest_tier)
             try:
                 run = sandboxed.run(folder, submission, job, inputs, [session.expected for session in staged.predicted], checkpoints)
             except SubmissionError as error:
@@ -275,6 +277,7 @@ class _Sandboxed:
     progress: ProgressCallback
     stop: Callable[[], bool]
     device: Device
+    lowest_tier: IsolationTier = IsolationTier.NO_USER_NAMESPACE
 
     def run(
         self,
@@ -286,7 +289,7 @@ class _Sandboxed:
         checkpoints: KeptCheckpoints | None = None,
     ) -> _Run:
         """Run a job; `inputs` are files that it finds in its folder, and a state is taken where it may train."""
-        tier = require_isolation()
+        tier = require_isolation(self.lowest_tier)
         limits, minutes = self.limits, submission.resources.minutes
         if minutes is not None:
             limits = replace(limits, wall_seconds=min(limits.wall_seconds, minutes * 60))

@@ -23,10 +23,11 @@ from small_world import (
 
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.evaluation import find_job, latest_evaluation
+from sensorium_pipeline.hidden_scores import read_scores
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.rankings.records import Row
 from sensorium_pipeline.sessions.release import change_phases, read_release
-from sensorium_pipeline.storage import list_files
+from sensorium_pipeline.storage import download_files, list_files
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
@@ -152,17 +153,30 @@ def test_every_submission_ends_in_its_own_way(first_night: Night) -> None:
     assert f"({trials}, {neurons - 2})" in results["narrow/sensorium/1"].reason
 
 
-def test_one_run_a_seed_is_stored_before_it_is_scored(first_night: Night) -> None:
+def test_every_seed_is_a_result_and_their_ensemble_is_what_counts(first_night: Night, tmp_path: Path) -> None:
     workspace = first_night.world.workspace
     release = read_release(workspace.open, RELEASE)
     evaluation = latest_evaluation(workspace, find_job(workspace, release, "baseline/sensorium+/1"))
     assert evaluation is not None
     assert [run.outcome.seed for run in evaluation.runs] == [1, 2]
     assert [run.outcome.trained for run in evaluation.runs] == [True, True]
-    assert len(evaluation.scores) == 2 * 2  # seeds and hidden tiers
-    for run in evaluation.runs:
-        assert run.predictions_digest is not None
-        assert [entry.path for entry in list_files(workspace.sealed, run.predictions_digest)] == [f"predictions/{SENSORIUM_PLUS}.npz"]
+    assert len(evaluation.scores) == 3 * 2  # two seeds, their ensemble, and hidden tiers
+    members = []
+    for digest in (*(run.predictions_digest for run in evaluation.runs), evaluation.ensemble_digest):
+        assert digest is not None
+        assert [entry.path for entry in list_files(workspace.sealed, digest)] == [f"predictions/{SENSORIUM_PLUS}.npz"]
+        download_files(workspace.sealed, digest, tmp_path / str(len(members)))
+        with np.load(tmp_path / str(len(members)) / "predictions" / f"{SENSORIUM_PLUS}.npz") as file:
+            members.append(file["prediction"])
+    np.testing.assert_allclose(members[2], (members[0].astype(np.float64) + members[1]) / 2, rtol=1e-6)
+    scores = {score.record.seed: score for score in read_scores(workspace, evaluation, "test")}
+    assert {seed: score.resampled is not None for seed, score in scores.items()} == {1: False, 2: False, None: True}
+    row = first_night.row("baseline", "sensorium+")
+    assert row.score is not None
+    assert row.score.value == scores[None].record.metrics.single_trial_correlation
+    assert row.seed_deviation is not None
+    assert row.isolation == (str(probe_isolation().tier),)
+    assert row.peak_memory_bytes
 
 
 def test_the_published_table_ranks_by_what_is_true_and_gives_reasons(first_night: Night) -> None:

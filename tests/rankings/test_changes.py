@@ -75,7 +75,7 @@ def test_every_number_is_explained_down_to_digests():
     numbers = {origin.number: origin for origin in explanation.numbers}
     assert numbers["score (Correlation to Average)"].value == row.score.value
     assert numbers["score (Correlation to Average)"].digests["score records"] == row.sessions[0].score_digests
-    assert numbers["FEVE, static26872-17-20"].digests["predictions, one a seed"] == row.sessions[0].predictions_digests
+    assert numbers["FEVE, static26872-17-20"].digests["predictions"] == row.sessions[0].predictions_digests
     assert numbers["difference to the leader"].digests["leader"] == (table.ranked[0].submission_digest,)
     assert numbers["improvement, per cent"].digests["reference baseline"] == (table.reference.submission_digest,)
     failed = explain(table, table.unranked[0].submission_digest)

@@ -113,7 +113,10 @@ class TestIncomplete:
         assert row.sessions[0].metrics.correlation_to_average == 0.99
 
     def test_a_seed_is_missing(self):
-        assert "seed 7" in self.one([make_score("ab")], seeds=(0, 7)).reason
+        assert "seed 7" in self.one([make_score("ab", seed=None), make_score("ab")], seeds=(0, 7)).reason
+
+    def test_the_ensemble_is_missing(self):
+        assert "the ensemble of its seeds" in self.one([make_score("ab"), make_score("ab", seed=1)]).reason
 
     def test_one_seed_failed(self):
         failed = make_score("ab", seed=1, status="failed", reason="Out of time.")
@@ -148,14 +151,16 @@ class TestIncomplete:
         assert self.one([make_score("ab", tier="final_test")]).rank is None
 
 
-def test_the_score_is_the_mean_over_sessions_of_the_mean_over_seeds():
+def test_the_score_is_the_mean_over_sessions_of_the_ensemble_of_seeds():
     scores = [
         make_score("ab", session=session, seed=seed, metrics=average(value))
         for session, seed, value in [
-            ("static26872-17-20", 0, 0.2),
-            ("static26872-17-20", 1, 0.4),
+            ("static26872-17-20", None, 0.3),
+            ("static26872-17-20", 0, 0.1),
+            ("static26872-17-20", 1, 0.2),
+            ("static99-1-1", None, 0.6),
             ("static99-1-1", 0, 0.5),
-            ("static99-1-1", 1, 0.7),
+            ("static99-1-1", 1, 0.5),
         ]
     ]
     other = [make_score("cd", session=name, metrics=average(value)) for name, value in zip(TWO, (0.1, 0.8), strict=True)]
@@ -163,6 +168,9 @@ def test_the_score_is_the_mean_over_sessions_of_the_mean_over_seeds():
     first, second = table.ranked
     assert (first.team, first.score.value, second.score.value) == ("a", pytest.approx(0.45), pytest.approx(0.45))
     assert (first.rank, second.rank) == (1, 1)
+    assert first.seed_deviation == pytest.approx(0.05 / math.sqrt(2))
+    assert len(first.sessions[0].score_digests) == 3
+    assert second.seed_deviation is None
     assert [left.ranks for left in table.sessions_left_out] == [(2, 1), (1, 2)]
 
 
