@@ -83,7 +83,9 @@ def open_session(path: Path) -> RawSession:
         raise InputError("is not a folder", where=path, advice="Give the folder of a raw session; it holds session.toml and scans/.")
     warnings: list[str] = []
     toml = _read_toml(path / SESSION_FILE)
-    recording = open_scanimage(_scan_files(path / SCANS))
+    scan_files = _scan_files(path / SCANS)
+    sizes = [file.stat().st_size for file in scan_files]
+    recording = open_scanimage(scan_files)
     description = _describe(path, toml, recording, warnings)
     channel = _channel(path / SESSION_FILE, toml.recording.channel, recording.header.channels, warnings)
     sync = SyncFile(path / SYNC, description.name)
@@ -96,6 +98,7 @@ def open_session(path: Path) -> RawSession:
     for name, times in ((TREADMILL, treadmill.time), (EYE, pupil.time)):
         if times[0] > 0 or times[-1] < frame_times[-1]:
             warnings.append(f"{name} covers {times[0]:.1f} to {times[-1]:.1f} s of a recording of {end:.1f} s")
+    _check_finished(scan_files, sizes)
     lost = float(np.isnan(pupil.dilation).mean())
     if lost > 0.2:
         warnings.append(f"the pupil is lost in {lost:.0%} of the eye camera's frames")
@@ -143,6 +146,23 @@ def _scan_files(folder: Path) -> list[Path]:
     if not files:
         raise InputError("holds no .tif files", where=folder, advice="Copy the scan files of the session into it.")
     return files
+
+
+def _check_finished(files: list[Path], sizes: list[int]) -> None:
+    """Refuse a recording whose files changed while they were looked at."""
+    for file, size in zip(files, sizes, strict=True):
+        if (now := file.stat().st_size) != size:
+            raise InputError(
+                f"grew from {size} to {now} bytes while it was looked at: it is still being written",
+                where=file,
+                advice="Wait until the recording, or the copy of it, has ended.",
+            )
+    if (found := _scan_files(files[0].parent)) != files:
+        raise InputError(
+            f"{len(found) - len(files)} more scan files appeared while it was looked at: it is still being written",
+            where=files[0].parent,
+            advice="Wait until the recording, or the copy of it, has ended.",
+        )
 
 
 def _describe(path: Path, toml: _SessionToml, recording: ScanImageRecording, warnings: list[str]) -> RecordingDescription:
@@ -230,7 +250,8 @@ def _frame_times(
     pulses = longest_block(sync.rising("frame_clock"))
     header, frames = recording.header, recording.frames
     if not frames <= len(pulses) <= frames + 1:
-        advice = "Copy the missing scan files into the folder." if len(pulses) > frames else "Take the sync file of this session."
+        missing = "Copy the missing scan files into the folder; if the recording still runs, wait until it has ended."
+        advice = missing if len(pulses) > frames else "Take the sync file of this session."
         raise InputError(
             f"digital/frame_clock counts {len(pulses)} frames, and the files in {path / SCANS} hold {frames}",
             where=sync.path,

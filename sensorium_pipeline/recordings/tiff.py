@@ -10,6 +10,7 @@ Source: TIFF 6.0 (Adobe, 1992) and the BigTIFF extension (https://www.awaresyste
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,12 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _MOST_ENTRIES = 1000
+_MOST_STRIPS = 1 << 20
+_LARGEST_SIDE, _LARGEST_FRAME = 1 << 16, 1 << 28  # pixels, bytes: a damaged size must not ask for all memory
+_LONGEST_TEXT = 1 << 26
 _COPY = "The file is damaged or was cut off while it was copied: copy it again from the microscope."
+FRESH = 120.0
+"""Seconds after its last change in which an unfinished file is taken for one that is still being written."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,16 @@ def read_page_table(path: Path) -> PageTable:
         return _evenly_spaced(reader, first) or _walk(reader, first)
 
 
+def cut_off(path: Path, problem: str) -> InputError:
+    """The error for a file that ends too early: whether to wait or to copy it again, its last change tells."""
+    age = time.time() - path.stat().st_mtime
+    if 0 <= age < FRESH:
+        advice = f"It changed {age:.0f} s ago and is still being written or copied: wait until that has ended, then run this again."
+    else:
+        advice = "The recording was broken off, or the file cut off while it was copied: copy it again from the microscope."
+    return InputError(f"is cut off: {problem}", where=path, advice=advice)
+
+
 def _evenly_spaced(reader: "_Reader", first: TiffPage) -> PageTable | None:
     """The table of a file whose pages follow each other at one distance, from a handful of pages; None where they do not."""
     if not first.following or first.data_offset < 0:
@@ -142,6 +158,8 @@ def _evenly_spaced(reader: "_Reader", first: TiffPage) -> PageTable | None:
         except InputError:
             return None  # the walk says what is wrong
         expected = 0 if number == last else page.directory + step
+        if number == last and page.following == page.directory + step and page.following + step > reader.size:
+            raise cut_off(reader.path, f"after {last + 2} whole pages another should follow")
         if page.following != expected or page.data_offset != second.data_offset + number * step or not _alike(page, first):
             return None
     pages = np.arange(last + 1, dtype=np.int64) * step
@@ -157,6 +175,8 @@ def _walk(reader: "_Reader", first: TiffPage) -> PageTable:
     directories, offsets, seen = [first.directory], [first.data_offset], {first.directory}
     page = first
     while page.following:
+        if page.following >= reader.size:
+            raise cut_off(reader.path, f"after {len(seen)} whole pages another should follow")
         if page.following in seen:
             raise InputError(f"page {len(seen) - 1} points back to an earlier page", where=reader.path, advice=_COPY)
         page = reader.page(page.following, f"page {len(seen)}")
@@ -238,7 +258,7 @@ class _Reader:
                     texts[tag] = TextPlace(self._word(value), number)
         compressed = self._one(entries, COMPRESSION, name, 1) != 1 or TILE_OFFSETS in entries
         frame_bytes = height * width * dtype.itemsize
-        if frame_bytes > 1 << 32:
+        if frame_bytes > _LARGEST_FRAME or max(height, width) > _LARGEST_SIDE:
             raise InputError(f"{name} is {height} x {width} pixels, which no microscope scans", where=self.path, advice=_COPY)
         offset = -1 if compressed else self._strips(entries, frame_bytes, name)
         return TiffPage(directory, height, width, dtype, offset, compressed, texts, following)
@@ -252,11 +272,7 @@ class _Reader:
             raise InputError(f"{name} holds {sum(counts)} bytes of pixels instead of {frame_bytes}", where=self.path, advice=_COPY)
         for offset, count in zip(offsets, counts, strict=True):
             if offset + count > self.size:
-                raise InputError(
-                    f"is cut off: the pixels of {name} end at byte {offset + count}, the file at byte {self.size}",
-                    where=self.path,
-                    advice=_COPY,
-                )
+                raise cut_off(self.path, f"the pixels of {name} end at byte {offset + count}, the file at byte {self.size}")
         following = all(a + n == b for a, n, b in zip(offsets, counts, offsets[1:], strict=False))
         return offsets[0] if following else -1
 
@@ -265,7 +281,7 @@ class _Reader:
             return []
         kind, number, value = entries[tag]
         size = _SIZES.get(kind, 0)
-        if kind not in _CODES or not 0 < number <= self.size:
+        if kind not in _CODES or not 0 < number <= _MOST_STRIPS:
             raise InputError(f"{name}, tag {tag}, is not readable", where=self.path, advice=_COPY)
         raw = value[: size * number] if size * number <= len(value) else self._bytes(self._word(value), size * number, f"{name}, tag {tag}")
         return list(struct.unpack(f"{self.order}{number}{_CODES[kind]}", raw))
@@ -289,6 +305,8 @@ def _read_text(file: int, path: Path, page: TiffPage, tag: int) -> str:
     place = page.texts.get(tag)
     if place is None:
         return ""
+    if place.count > _LONGEST_TEXT:
+        raise InputError(f"text tag {tag} has {place.count} bytes", where=path, advice=_COPY)
     raw = _read_at(file, path, place.offset, place.count, f"text tag {tag}")
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
@@ -296,7 +314,7 @@ def _read_text(file: int, path: Path, page: TiffPage, tag: int) -> str:
 def _read_at(file: int, path: Path, offset: int, count: int, name: str) -> bytes:
     size = os.fstat(file).st_size
     if offset + count > size:
-        raise InputError(f"is cut off: {name} ends at byte {offset + count}, the file at byte {size}", where=path, advice=_COPY)
+        raise cut_off(path, f"{name} ends at byte {offset + count}, the file at byte {size}")
     raw = os.pread(file, count, offset)
     if len(raw) != count:
         raise InputError(f"{name} could not be read whole", where=path, advice=_COPY)

@@ -88,4 +88,3 @@ def _decode(table: PageTable, start: int, stop: int, out: Frames) -> None:
                 out[position] = tifffile.TiffPage(file, number).asarray().reshape(out.shape[1:])
     except Exception as error:  # a damaged file leads tifffile and its codecs into exceptions of every kind
         raise InputError(f"frames {start} to {stop} cannot be decoded ({brief(error)})", where=table.path, advice=COPY_AGAIN) from error
-

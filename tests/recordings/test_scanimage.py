@@ -1,5 +1,8 @@
 """ScanImage recordings: written as ScanImage does, read plane by plane, and every kind of damage named."""
 
+import os
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +192,50 @@ def test_corrupted_files_end_in_input_errors(tmp_path: Path, frames: np.ndarray)
             refused += 1
     assert refused > 40
     assert named == refused
+
+
+@pytest.mark.parametrize("left", ["half a page", "half a directory", "whole pages"])
+def test_a_file_that_is_still_being_written(tmp_path: Path, frames: np.ndarray, left: str) -> None:
+    """Every page points to where the next one will stand; an old file of this kind was broken off."""
+    (path,) = write(tmp_path, frames, pages_per_file=1000)
+    table = tiff.read_page_table(path)
+    kept = {"whole pages": 0, "half a directory": 50, "half a page": int(table.data_offsets[60] - table.directories[60]) + 30}[left]
+    path.write_bytes(path.read_bytes()[: int(table.directories[60]) + kept])
+    with pytest.raises(InputError, match=r"cut off.* still being written or copied: wait"):
+        open_scanimage([path])
+    os.utime(path, (0, 1.7e9))
+    with pytest.raises(InputError, match=r"cut off.* broken off, or the file cut off while it was copied"):
+        open_scanimage([path])
+
+
+def test_averaged_frames_and_slow_stacks_are_refused(tmp_path: Path, frames: np.ndarray) -> None:
+    (path,) = write(tmp_path, frames, pages_per_file=1000)
+    whole = path.read_bytes()
+    for before, after, message in (
+        (b"logAverageFactor = 1", b"logAverageFactor = 4", "frames were averaged"),
+        (b"framesPerSlice = 1\n", b"framesPerSlice = 9\n", "stack of 2 slices, each scanned 9 times"),
+        (b"stackMode = 'fast'", b"stackMode = 'slow'", "stack of 2 slices"),
+    ):
+        assert before in whole
+        path.write_bytes(whole.replace(before, after))
+        with pytest.raises(InputError, match=message):
+            open_scanimage([path])
+
+
+def test_a_damaged_size_asks_for_no_memory(tmp_path: Path, frames: np.ndarray) -> None:
+    (path,) = write(tmp_path, frames, pages_per_file=1000)
+    whole = path.read_bytes()
+    directory = int(tiff.read_page_table(path).directories[0])
+    for tag, number in ((256, 1 << 31), (257, 1 << 31), (270, 1 << 40), (305, 1 << 40), (273, 1 << 33), (279, 1 << 40)):
+        at = next(place for place in range(directory + 8, directory + 300, 20) if struct.unpack_from("<H", whole, place)[0] == tag)
+        raw = bytearray(whole)
+        # Counts of texts and strips, values of the rest.
+        struct.pack_into("<Q", raw, at + (4 if tag in (270, 305, 273) else 12), number)
+        path.write_bytes(raw)
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError):
+                open_scanimage([path]).plane(0).read(0, 1)
+            assert tracemalloc.get_traced_memory()[1] < 50e6
+        finally:
+            tracemalloc.stop()

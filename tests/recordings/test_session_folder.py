@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings import SimulationParameters, describe, open_session, simulate_recording
+from sensorium_pipeline.recordings import SimulationParameters, describe, open_session, session_folder, simulate_recording
 
 
 def replace(path: Path, pattern: str, text: str) -> None:
@@ -229,3 +229,26 @@ def test_summary(small_session: Path) -> None:
     assert summary.frame_rate == pytest.approx(8.0, rel=1e-4)
     assert 0 < summary.minutes < 2
     assert type(summary).model_validate_json(summary.model_dump_json()) == summary
+
+
+def test_a_recording_that_grows_while_it_is_looked_at(damaged: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = damaged()
+    read = session_folder.read_pupil
+
+    def grow_then_read(*arguments: object) -> object:
+        with last_tiff(raw).open("ab") as file:
+            file.write(b"more")
+        return read(*arguments)
+
+    monkeypatch.setattr(session_folder, "read_pupil", grow_then_read)
+    with pytest.raises(InputError, match=r"grew from \d+ to \d+ bytes while it was looked at: it is still being written"):
+        open_session(raw)
+
+
+def test_a_channel_is_chosen(damaged: Callable[[], Path]) -> None:
+    raw = damaged()
+    replace(raw / "session.toml", "^area", "channel = 2\narea")
+    with pytest.raises(InputError, match=r"recording.channel is 2, and the scan saved 1"):
+        open_session(raw)
+    replace(raw / "session.toml", "channel = 2", "channel = 1")
+    assert open_session(raw).planes == 2
