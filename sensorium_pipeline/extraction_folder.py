@@ -103,6 +103,7 @@ def extract_movie(
             parameters=parameters,
             scratch=scratch,
             finished=StageResults(Store("unfinished", RootSettings(url=str(unfinished / "stages"))), keys),
+            name=str(movie),
             progress=progress,
         )
         result = unfinished / "result"

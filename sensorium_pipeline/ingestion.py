@@ -116,6 +116,7 @@ def ingest_plane(
         parameters=parameters,
         scratch=scratch_folder(),
         finished=finished,
+        name=f"{raw}, plane {plane}",
         progress=report,
     )
     record = PlaneRecord(plane=plane, frame_rate=frame_rate, pixel_size=pixel_size, stages=finished.digests(), metrics=extraction.metrics)

@@ -111,7 +111,7 @@ def extract(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF, NWB, HDF5 or zarr with (frames, y, x), or a folder of ScanImage files.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the result; must not exist yet.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the result.")],
     frame_rate: Annotated[float | None, typer.Option(help="Frames a second, where the file does not say it.", show_default=False)] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Edge of a pixel in micrometres.", show_default=False)] = None,
     dataset: Annotated[
@@ -120,11 +120,12 @@ def extract(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Take any two-photon movie through motion correction, cells, traces and activity.
+    """Take any two-photon movie through motion correction, cells, traces and activity; after an interruption, go on with it.
 
     OUT gets extraction.zarr (opens with `xarray.open_zarr`), report.md and its pictures.
     """
     from sensorium_pipeline.extraction_folder import extract_movie
+    from sensorium_pipeline.imaging.quality import judge
 
     with progress_bars() as show:
         metrics = extract_movie(movie, out, frame_rate=frame_rate, pixel_size=pixel_size, dataset=dataset, progress=show)
@@ -136,6 +137,8 @@ def extract(
     if metrics.motion_pooled != 1:
         pooled = f"was measured on {metrics.motion_pooled} frames together" if metrics.motion_pooled else "could not be measured"
         console.print(f"Single frames show too little, so motion {pooled}.")
+    if failed := [str(gate) for gate in judge(metrics) if not gate.passed]:
+        console.print(f"A session with this plane would not be published: {'; '.join(failed)}.", highlight=False)
     console.print(f"{out}/report.md")
 
 

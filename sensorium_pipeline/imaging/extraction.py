@@ -40,6 +40,7 @@ def extract_plane(
     parameters: ImagingParameters = ImagingParameters(),
     scratch: Path,
     finished: StageResults | None = None,
+    name: str = "movie",
     progress: ProgressCallback = silent,
 ) -> PlaneExtraction:
     """Extract one plane; with `finished`, go on from the stages that are there and put away those that are not.
@@ -53,6 +54,7 @@ def extract_plane(
         scratch: folder on a disk with room for twice the plane, for nothing but extractions. With `finished`, the corrected movie of a
             run that was killed or found the disk full stays there, for the next run; otherwise nothing does.
         finished: where the results of the stages are kept.
+        name: of the movie, for errors.
         progress: told after every chunk of every stage.
 
     Raises:
@@ -67,13 +69,17 @@ def extract_plane(
         raise InputError(
             f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number, or leave it out."
         )
-    name = f"plane-{os.getpid()}-{id(movie)}" if finished is None else finished.keys.motion.rsplit("/", 1)[1][:32]
+    folder_name = f"plane-{os.getpid()}-{id(movie)}" if finished is None else finished.keys.motion.rsplit("/", 1)[1][:32]
     try:
-        with held_folder(scratch, name, progress) as folder:
+        with held_folder(scratch, folder_name, progress) as folder:
             for leftover in folder.iterdir():
                 if leftover.name != CORRECTED:
                     leftover.unlink()
             return _Extraction(movie, frame_rate, bidirectional, parameters, folder, finished, progress).run(pixel_size)
+    except InputError as error:
+        if error.where != "movie":
+            raise
+        raise type(error)(error.problem, where=name, advice=error.advice) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise PlatformError(
