@@ -105,10 +105,16 @@ class CheckpointModel:
         in_order = np.arange(session.neurons)
         if np.abs(grid - own).max() < SAME_PLACE:
             return readout, in_order
-        distance, column = (np.asarray(found) for found in cKDTree(grid).query(own))
-        # Neurons of different depths may lie at one place, and then it does not say which is which.
-        is_an_order = distance.max() < SAME_PLACE and len(np.unique(column)) == session.neurons
-        return readout, column if is_an_order else in_order
+        places = cKDTree(grid)
+        distance, place = (np.asarray(found) for found in places.query(own))
+        known = np.asarray(places.query(grid)[1])
+        # Neurons of different depths may lie at one place: those are taken in their order, as nothing else tells them apart.
+        ours, theirs = np.argsort(place, kind="stable"), np.argsort(known, kind="stable")
+        if distance.max() >= SAME_PLACE or not np.array_equal(place[ours], known[theirs]):
+            return readout, in_order
+        column = np.empty_like(in_order)
+        column[ours] = theirs
+        return readout, column
 
     def _grid(self, readout: str) -> NDArray[np.float32]:
         return dict(self._encoder.named_buffers())[f"readouts.{readout}.grid"].cpu().numpy()
