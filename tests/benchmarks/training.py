@@ -9,7 +9,6 @@ PYTHON is the interpreter of an environment of the peer's own; what belongs in i
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer_process import PeerProcess, add_peer_arguments, timed
 
 from sensorium_pipeline.models.baselines import baseline
 from sensorium_pipeline.models.checkpoints import load_checkpoint
@@ -35,35 +35,6 @@ from sensorium_pipeline.training.trainer import Trainer, poisson_loss, validatio
 
 GOALS = {"warm batch": 42.0, "train step": 3.0, "validation objective": 3.6}
 BATCH = 128
-
-
-def default_tool() -> Path:
-    data = os.environ.get("SENSORIUM_TEST_DATA")
-    shared = Path(data).parent if data else Path(__file__).resolve().parents[3] / "shared"
-    return shared / "tools/peers/time_sensorium.py"
-
-
-class PeerProcess:
-    """The peer in its own environment; it does a phase when asked."""
-
-    def __init__(self, python: str, job: dict[str, Any]) -> None:
-        script = Path(__file__).parent / "peers/serve_sensorium.py"
-        threads = {"OMP_NUM_THREADS": str(job.get("threads", 1)), "MKL_NUM_THREADS": str(job.get("threads", 1))}
-        command = [python, "-W", "ignore", str(script), json.dumps(job)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads, stderr=subprocess.DEVNULL
-        )
-
-    def ask(self, phase: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(phase) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"the peer ended in {phase}: run its command by hand to see why: {self._process.args}")
-        found: dict[str, Any] = json.loads(answer)
-        return found
 
 
 def read_tree(folder: Path, name: str) -> SessionData:
@@ -133,19 +104,11 @@ class Ours:
         return {"losses": losses, "score": score}
 
 
-def timed(work: Callable[[], Any]) -> dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
 def side_by_side(arguments: argparse.Namespace, data: Path) -> None:
     """Print milliseconds of both sides, their ratios and how far their numbers agree."""
     peer = None
     if arguments.peer:
-        job = {name: str(getattr(arguments, name)) for name in ("tool", "sensorium", "neuralpredictors")}
-        job |= {"data": str(data), "weights": str(data / "peer_weights.pth"), "threads": arguments.threads, "batch": BATCH}
-        peer = PeerProcess(arguments.peer, job)
+        peer = PeerProcess(arguments, data=data, weights=data / "peer_weights.pth", batch=BATCH)
         peer.ask("prepare_training")
     folders = sorted(data.glob("static*"))
     # The peer names a session by animal, session and scan.
@@ -243,15 +206,11 @@ def epoch_on_gpu(device: str, mice: int, neurons: int, trials: int, epochs: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="interpreter of the peer's environment")
-    parser.add_argument("--sensorium", type=Path, help="checkout of sinzlab/sensorium")
-    parser.add_argument("--neuralpredictors", type=Path, help="checkout of sinzlab/neuralpredictors")
-    parser.add_argument("--tool", type=Path, default=default_tool(), help="the peer's timing tool, which also makes the data")
+    add_peer_arguments(parser)
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "sensorium-benchmark", help="made once, kept")
     parser.add_argument("--mice", type=int, default=2)
     parser.add_argument("--neurons", type=int, default=8000)
     parser.add_argument("--trials", type=int, default=1024, help="training images of a mouse")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cuda: time epochs on a GPU (take --mice 5 --trials 5000)")
     arguments = parser.parse_args()
