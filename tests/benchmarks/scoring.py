@@ -83,9 +83,8 @@ def main() -> None:
         answers = [peer.ask("score_files") for _ in range(arguments.rounds)]
         theirs = {clock: min(each[clock] for each in answers) for clock in ("wall", "cpu")}
         ratios = [theirs[clock] / seconds[clock] for clock in ("wall", "cpu")]
-        print(
-            f"the peer:  {theirs['wall']:.1f} s ({theirs['cpu']:.1f} s of CPU): ratio {ratios[0]:.0f}, CPU {ratios[1]:.0f} (goal {GOAL:.0f})"
-        )
+        print(f"the peer: {theirs['wall']:.1f} s ({theirs['cpu']:.1f} s of CPU)")
+        print(f"ratio {ratios[0]:.0f}, of CPU time {ratios[1]:.0f} (goal {GOAL:.0f})")
         for name, theirs_name in NAMES.items():
             print(f"{theirs_name}: {scores[0].metrics.value(name):.8f} and {answers[0][theirs_name]:.8f}")
         print(f"{arguments.threads} threads, load of this machine {os.getloadavg()[0]:.1f}")
