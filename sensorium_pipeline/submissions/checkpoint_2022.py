@@ -67,6 +67,7 @@ class CheckpointModel:
         if len(shapes) != 1:
             raise InputError("the sessions differ in image shape", where="sessions", advice="Use sessions at one scale")
         self._encoder = load_checkpoint(self._weights, shapes.pop()).to(context.device)
+        self._device = context.device
         self._sessions: Mapping[str, SessionDescription] = {session.name: session for session in context.sessions}
 
     def predict(self, session: str, inputs: TrialInputs) -> NDArray[np.float32]:
@@ -85,12 +86,8 @@ class CheckpointModel:
             image_std=statistics.image_std if std is None else std,
         )
         normalised = normalise_inputs(self._encoder.configuration, replace(description, statistics=statistics), inputs)
-        prediction = predict_inputs(self._encoder, readout, normalised.to(self._encoder_device), BATCH).cpu().numpy()
+        prediction = predict_inputs(self._encoder, readout, normalised.to(self._device), BATCH).cpu().numpy()
         return np.ascontiguousarray(prediction[:, column])
-
-    @property
-    def _encoder_device(self) -> str:
-        return str(next(self._encoder.parameters()).device)
 
     def _match(self, session: SessionDescription) -> tuple[str, NDArray[np.intp]]:
         """The checkpoint's readout for a session, and for every neuron of the session its column there."""
@@ -106,11 +103,12 @@ class CheckpointModel:
         if np.abs(grid - own).max() < SAME_PLACE:
             return readout, in_order
         places = cKDTree(grid)
-        distance, place = (np.asarray(found) for found in places.query(own))
-        known = np.asarray(places.query(grid)[1])
+        nearest = places.query(own)
+        distance, place = np.asarray(nearest[0]), np.asarray(nearest[1])
+        place_there = np.asarray(places.query(grid)[1])
         # Neurons of different depths may lie at one place: those are taken in their order, as nothing else tells them apart.
-        ours, theirs = np.argsort(place, kind="stable"), np.argsort(known, kind="stable")
-        if distance.max() >= SAME_PLACE or not np.array_equal(place[ours], known[theirs]):
+        ours, theirs = np.argsort(place, kind="stable"), np.argsort(place_there, kind="stable")
+        if distance.max() >= SAME_PLACE or not np.array_equal(place[ours], place_there[theirs]):
             return readout, in_order
         column = np.empty_like(in_order)
         column[ours] = theirs
