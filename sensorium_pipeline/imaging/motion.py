@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.alignment import Aligner, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
+from sensorium_pipeline.imaging.depth_drift import DepthDrift, DepthDriftRecorder
 from sensorium_pipeline.imaging.displacement_fields import block_centres, node_weights
 from sensorium_pipeline.imaging.displacement_smoothing import REACH, DisplacementSmoother
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct_frame, prepare_frame, warp_frame
@@ -41,6 +42,8 @@ SMALLEST_SIDE = 16
 _CHUNK_BYTES = 32 * 2**20
 _SAMPLE_BYTES = 256 * 2**20
 _BINNED_FROM = 256  # px: larger frames are aligned at half resolution, which holds all that optics let through
+
+_SEEN = 0.95  # part of the frames that saw a pixel
 
 FINE = ""
 NOT_FINITE = "not finite"
@@ -69,6 +72,7 @@ class MotionResult:
         mean_before, mean_after: (y, x) float32, over frames that are not flagged; likewise max_before, max_after.
         coverage: (y, x) float32, fraction of frames in which the pixel lay inside the field; elsewhere the edge is repeated.
         crispness_before, crispness_after: norm of the gradient of the mean image (Pnevmatikakis and Giovannucci 2017).
+        depth_drift: whether the recording stays in its plane.
         frames_per_second: of the whole correction on this machine, reading and writing included.
     """
 
@@ -89,6 +93,7 @@ class MotionResult:
     coverage: Float32
     crispness_before: float
     crispness_after: float
+    depth_drift: DepthDrift
     frames_per_second: float
 
 
@@ -304,6 +309,7 @@ class _Correction:
         movie = self.movie
         shape = (movie.height, movie.width)
         before, after = SummaryImages(shape, self.pool, self.threads), SummaryImages(shape, self.pool, self.threads)
+        drift = DepthDriftRecorder(movie.frames, shape)
         waiting: deque[tuple[int, Frames]] = deque()
         done = 0
         with CorrectedMovieWriter(path, movie.frames, *shape, self.dtype) as writer:
@@ -319,6 +325,7 @@ class _Correction:
                     good = self.reason[first:done] == FINE
                     before.add(raw, good)
                     after.add(moved, good)
+                    drift.note(after, done)
                     writer.write(moved)
                     rate = done / max(time.perf_counter() - started, 1e-9)
                     self.progress(Progress("motion", done, movie.frames, f"{rate:.0f} frames/s"))
@@ -327,6 +334,8 @@ class _Correction:
         flagged = self.reason != FINE
         mean_before, max_before = before.images()
         mean_after, max_after = after.images()
+        covered = coverage(shifts[~flagged] if not flagged.all() else shifts, *shape)
+        pooled = 1 if self.faint is None else self.faint.pooled
         result = MotionResult(
             raster_phase=self.raster_phase,
             template=self.image,
@@ -335,16 +344,17 @@ class _Correction:
             block_centres=block_centres(shape, self.nodes),
             correlation=self.correlation,
             measured=self.measured,
-            pooled=1 if self.faint is None else self.faint.pooled,
+            pooled=pooled,
             flagged=flagged,
             reason=self.reason,
             mean_before=mean_before,
             mean_after=mean_after,
             max_before=max_before,
             max_after=max_after,
-            coverage=coverage(shifts[~flagged] if not flagged.all() else shifts, *shape),
+            coverage=covered,
             crispness_before=crispness(mean_before),
             crispness_after=crispness(mean_after),
+            depth_drift=drift.result(covered >= _SEEN, known=pooled > 0),
             frames_per_second=movie.frames / max(time.perf_counter() - started, 1e-9),
         )
         return result, writer.movie

@@ -14,29 +14,29 @@ Frames = NDArray[Any]
 
 
 class SummaryImages:
-    """Mean and maximum of frames that come chunk by chunk."""
+    """Mean and maximum of frames that come chunk by chunk; `total` (y, x) and `count` are those so far."""
 
     def __init__(self, shape: tuple[int, int], pool: ThreadPoolExecutor, threads: int) -> None:
-        self._total, self._count = np.zeros(shape), 0
+        self.total, self.count = np.zeros(shape), 0
         self._largest = np.full(shape, -np.inf, np.float32)
         self._pool, self._threads = pool, threads
 
     def add(self, frames: Frames, use: NDArray[np.bool_]) -> None:
         """Take in those of the frames (n, y, x) that have `use`."""
         share(
-            lambda span: accumulate(frames, use, span.start, span.stop, self._total, self._largest),
-            self._total.shape[0],
+            lambda span: accumulate(frames, use, span.start, span.stop, self.total, self._largest),
+            self.total.shape[0],
             self._pool,
             self._threads,
         )
-        self._count += int(use.sum())
+        self.count += int(use.sum())
 
     def images(self) -> tuple[Float32, Float32]:
         """Mean and maximum (y, x); NaN when there was no frame."""
-        if self._count == 0:
-            nothing = np.full(self._total.shape, np.nan, np.float32)
+        if self.count == 0:
+            nothing = np.full(self.total.shape, np.nan, np.float32)
             return nothing, nothing.copy()
-        return (self._total / self._count).astype(np.float32), self._largest
+        return (self.total / self.count).astype(np.float32), self._largest
 
 
 def crispness(image: NDArray[np.floating]) -> float:
