@@ -7,6 +7,7 @@ that were finished, and a second run finds everything done.
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -97,7 +98,7 @@ def ingest_plane(
         return done
 
     def report(step: Progress) -> None:
-        progress(Progress(f"{session.name} plane {plane}: {step.stage}", step.done, step.total, step.detail))
+        progress(replace(step, stage=f"{session.name} plane {plane}: {step.stage}"))
 
     frame_rate, pixel_size = float(session.frame_rate), float(session.description.planes[plane].pixel_size[0])
     keys = stage_keys(
@@ -149,7 +150,7 @@ def ingest_session_parts(
         raise InputError("some planes are not extracted", where=raw, advice=f"Extract planes 0 to {session.planes - 1} first.")
 
     def report(step: Progress) -> None:
-        progress(Progress(f"{session.name}: {step.stage}", step.done, step.total, step.detail))
+        progress(replace(step, stage=f"{session.name}: {step.stage}"))
 
     extractions = [read_plane(workspace, record) for record in ordered]
     record = publish_session(workspace, session, extractions, parameters=parameters, provenance=_provenance(), progress=report)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -12,15 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from sensorium_pipeline.progress import Progress, ProgressCallback
+from sensorium_pipeline.progress import Pace, Progress, ProgressCallback
 
 console = Console(soft_wrap=True)
 messages = Console(stderr=True, soft_wrap=True)
 
+LINE_SECONDS = 10.0
+"""Between two lines about one stage, where there is no terminal to draw a bar in."""
+
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
-    """One bar a stage on the error stream; where that is no terminal, a line when a stage begins and one when it ends."""
+    """One bar a stage on the error stream; where that is no terminal, a line when a stage begins, one when it ends, and now and then."""
     if not messages.is_terminal:
         yield _Lines()
         return
@@ -41,29 +45,38 @@ class _Bars:
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+        self._pace = Pace()
         self._lock = Lock()
 
     def __call__(self, progress: Progress) -> None:
         with self._lock:
             if progress.stage not in self._tasks:
                 self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, detail="")
-            self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=progress.detail)
+            self._pace.see(progress)
+            speed = self._pace.speed(progress)
+            self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=speed)
 
 
 class _Lines:
     def __init__(self) -> None:
-        self._begun: set[str] = set()
+        self._said: dict[str, float] = {}
+        self._pace = Pace()
         self._lock = Lock()
 
     def __call__(self, progress: Progress) -> None:
         with self._lock:
+            self._pace.see(progress)
+            now = time.monotonic()
             if progress.done >= progress.total:
-                self._begun.discard(progress.stage)
-                detail = f" ({progress.detail})" if progress.detail else ""
-                print(f"{progress.stage}: done{detail}", file=sys.stderr, flush=True)
-            elif progress.stage not in self._begun:
-                self._begun.add(progress.stage)
+                self._said.pop(progress.stage, None)
+                speed = self._pace.speed(progress)
+                print(f"{progress.stage}: done{f' ({speed})' if speed else ''}", file=sys.stderr, flush=True)
+            elif progress.stage not in self._said:
+                self._said[progress.stage] = now
                 print(f"{progress.stage} ...", file=sys.stderr, flush=True)
+            elif now - self._said[progress.stage] >= LINE_SECONDS:
+                self._said[progress.stage] = now
+                print(self._pace.describe(progress), file=sys.stderr, flush=True)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:

@@ -7,8 +7,12 @@ from prefect import task
 from sensorium_pipeline.compute import Channel, run_on_cluster
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_plane
+from sensorium_pipeline.progress import at_most_every
 from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
 from tasks.reporting import TaskProgress
+
+REPORT_SECONDS = 0.5
+"""Between two reports of a stage on their way from the worker."""
 
 
 @task(
@@ -24,4 +28,4 @@ def extract_plane(raw: str, plane: int, root: str | None, parameters: ImagingPar
 
 
 def _extract_on_worker(raw: str, plane: int, root: str | None, parameters: ImagingParameters, channel: Channel) -> PlaneRecord:
-    return ingest_plane(workspace_at(root), Path(raw), plane, parameters, progress=channel.report)
+    return ingest_plane(workspace_at(root), Path(raw), plane, parameters, progress=at_most_every(REPORT_SECONDS, channel.report))

@@ -7,7 +7,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
-from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.progress import Pace, Progress, ProgressCallback, silent
 
 UPDATE_SECONDS = 2.0
 
@@ -28,16 +28,18 @@ class TaskProgress:
         self._description = description
         self._artifact: UUID | None = None
         self._updated = 0.0
+        self._pace = Pace()
 
     def __call__(self, progress: Progress) -> None:
         """Show one report; the interface is told at most every `UPDATE_SECONDS`."""
         display.show(progress)
+        self._pace.see(progress)
         now = time.monotonic()
         if TaskRunContext.get() is None or (now - self._updated < UPDATE_SECONDS and progress.done < progress.total):
             return
         self._updated = now
         percent = 100.0 * progress.done / max(progress.total, 1)
-        text = f"{self._description}: {progress.stage} {progress.done}/{progress.total} {progress.detail}".strip()
+        text = f"{self._description}: {self._pace.describe(progress)}"
         if self._artifact is None:
             self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=text))
         else:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.stage_results import StageResults
 from sensorium_pipeline.imaging.traces import extract_traces
-from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
 # A pixel belongs to the plane if so large a part of the frames saw it.
 LEAST_COVERAGE = 0.95
 
 CORRECTED = "corrected"
+
+UNITS = {"template": "frames", "motion": "frames", "binning": "frames", "cells": "blocks", "traces": "frames"}
+"""What the reports of a stage count."""
 
 
 def extract_plane(
@@ -110,7 +113,11 @@ class _Extraction:
     parameters: ImagingParameters
     folder: Path
     finished: StageResults | None
-    progress: ProgressCallback
+    show: ProgressCallback
+
+    def progress(self, step: Progress) -> None:
+        """Pass a report on, and say what it counts."""
+        self.show(replace(step, unit=UNITS.get(step.stage, step.unit)))
 
     def run(self, pixel_size: float | None) -> PlaneExtraction:
         motion, found, traces, activity = (self._find(stage) for stage in ("motion", "cells", "traces", "activity"))
@@ -181,7 +188,10 @@ class _Extraction:
         return self._keep("traces", stage_dataset(traces))
 
     def _activity(self, traces: xr.Dataset) -> xr.Dataset:
-        found = deconvolve(traces["dff"].values, self.frame_rate, self.parameters.deconvolution)
+        dff = traces["dff"].values
+        self.progress(Progress("activity", 0, len(dff), unit="neurons"))
+        found = deconvolve(dff, self.frame_rate, self.parameters.deconvolution)
+        self.progress(Progress("activity", len(dff), len(dff), unit="neurons"))
         snr = _signal_to_noise(found, self.frame_rate)
         return self._keep("activity", stage_dataset(_Activity(found.activity, found.noise, found.time_constants, snr)))
 

@@ -80,6 +80,15 @@ def test_prefect_shows_the_run_and_every_plane(ingested: Ingested) -> None:
     assert [task.state_name for task in task_runs_of(ingested.state, "publish session", 1)] == ["Completed"]
 
 
+def test_progress_of_every_plane_is_an_artifact_that_says_what_speed_and_how_long(ingested: Ingested) -> None:
+    from prefect_queries import progress_of
+
+    texts = [str(artifact.description) for artifact in progress_of(ingested.state)]
+    for plane in range(PLANES):
+        (text,) = [text for text in texts if text.startswith(f"plane {plane}: ")]
+        assert re.search(r"(\d+)/\1 (frames|neurons)", text), text
+
+
 def test_the_quality_report_is_an_artifact_and_a_file_of_the_lab(ingested: Ingested) -> None:
     from prefect_queries import artifacts_of
 
