@@ -12,13 +12,14 @@ documents regions of interest (https://docs.scanimage.org/Advanced+Features/Mult
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.dewarping import dewarped_width
 
 _ADVICE = "Give the files as ScanImage wrote them; a copy saved by another program loses these tags."
 _LARGEST = 1 << 16  # pixels a side
@@ -37,6 +38,8 @@ class ScanField:
         corner: (y, x) of the first pixel's centre in micrometres, relative to the centre of the microscope's field; (0, 0) where the
             scan has one field of view.
         rotation: degrees, from the x axis to the y axis.
+        fill_fraction: part of a resonant mirror's half period that the lines cover, where their sweep is still to be undone (see
+            `dewarping`); pixel size and corner are those of the dewarped lines. None where pixels are equal already.
     """
 
     slice: int
@@ -47,6 +50,19 @@ class ScanField:
     pixel_size: tuple[float, float] | None
     corner: tuple[float, float] = (0.0, 0.0)
     rotation: float = 0.0
+    fill_fraction: float | None = None
+
+    def swept(self, fill_fraction: float) -> "ScanField":
+        """The same field, to be dewarped."""
+        if self.pixel_size is None:
+            return replace(self, fill_fraction=fill_fraction)
+        y, x = self.pixel_size
+        wider = x * self.width / dewarped_width(self.width, fill_fraction)
+        turn, step = math.radians(self.rotation), (wider - x) / 2  # from the centre of the first pixel to that of the dewarped one
+        corner = (
+            (self.corner[0] + step * math.sin(turn), self.corner[1] + step * math.cos(turn)) if self.corner != (0.0, 0.0) else self.corner
+        )
+        return replace(self, pixel_size=(y, wider), corner=corner, fill_fraction=fill_fraction)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.frames import Frames, check_range
+from sensorium_pipeline.recordings.dewarping import DewarpedMovie
+from sensorium_pipeline.recordings.frames import Frames, Movie, check_range
 from sensorium_pipeline.recordings.scan_fields import ScanField
 from sensorium_pipeline.recordings.scanimage_header import FrameDescription, ScanHeader, parse_frame_description, parse_header
 from sensorium_pipeline.recordings.tiff import ARTIST, DESCRIPTION, SOFTWARE, PageTable, read_page_table
@@ -77,8 +78,8 @@ class ScanImageRecording:
     first: FrameDescription
     last: FrameDescription
 
-    def plane(self, index: int, channel: int = 0) -> ScanImageMovie:
-        """The movie of a plane (see `ScanHeader.fields`); `channel` counts the saved channels from 0."""
+    def plane(self, index: int, channel: int = 0) -> Movie:
+        """The movie of a plane (see `ScanHeader.fields`), dewarped where that is to be done; `channel` counts the saved ones from 0."""
         channels, fields = len(self.header.channels), self.header.fields
         if not 0 <= index < len(fields) or not 0 <= channel < channels:
             raise InputError(
@@ -86,7 +87,9 @@ class ScanImageRecording:
                 where=self.tables[0].path.parent,
             )
         field = fields[index]
-        return ScanImageMovie(self.tables, self.volumes, field, field.slice * channels + channel, self.header.frames_per_volume * channels)
+        first_page = self.skipped + field.slice * channels + channel
+        movie = ScanImageMovie(self.tables, self.volumes, field, first_page, self.header.frames_per_volume * channels)
+        return movie if field.fill_fraction is None else DewarpedMovie(movie, field.fill_fraction)
 
     def frame_timestamps(self) -> NDArray[np.float64]:
         """Time stamps of all frames (frames,) in seconds, as the headers give them; walks through every page.
@@ -115,7 +118,7 @@ def is_scanimage(table: PageTable) -> bool:
     return table.text(0, SOFTWARE).startswith("SI.")
 
 
-def open_scanimage(paths: Sequence[Path], *, part: bool = False) -> ScanImageRecording:
+def open_scanimage(paths: Sequence[Path], *, part: bool = False, dewarp: bool | None = None) -> ScanImageRecording:
     """Open the files of one recording, in any order.
 
     Only the first, a middle and the last pages of each file are looked at where pages lie at one constant distance.
@@ -123,6 +126,7 @@ def open_scanimage(paths: Sequence[Path], *, part: bool = False) -> ScanImageRec
     Args:
         paths: the files.
         part: whether files before the first one given may be missing, as when a single file is looked at.
+        dewarp: whether lines are still to be dewarped; None decides by the header.
 
     Raises:
         InputError: naming the file and the field: a missing or truncated file, a file of another recording, frames that are not as the
@@ -131,12 +135,12 @@ def open_scanimage(paths: Sequence[Path], *, part: bool = False) -> ScanImageRec
     if not paths:
         raise InputError("no scan files were given", advice=_MISSING)
     tables = [read_page_table(path) for path in sorted(paths)]
-    header = _header(tables[0])
+    header = _header(tables[0], dewarp)
     channels = len(header.channels)
     bounds = [_bounds(table, channels) for table in tables]
     order = sorted(range(len(tables)), key=lambda index: bounds[index][0].number)
     ordered, bounds = [tables[index] for index in order], [bounds[index] for index in order]
-    _check_files(ordered, header)
+    _check_files(ordered, header, dewarp)
     _check_order(ordered, bounds, part)
     frames = sum(len(table) for table in ordered) // channels
     skipped = (1 - bounds[0][0].number) % header.frames_per_volume
@@ -152,9 +156,9 @@ def open_scanimage(paths: Sequence[Path], *, part: bool = False) -> ScanImageRec
     return ScanImageRecording(header, tuple(ordered), volumes, skipped * channels, frames, bounds[0][0], bounds[-1][1])
 
 
-def _header(table: PageTable) -> ScanHeader:
+def _header(table: PageTable, dewarp: bool | None) -> ScanHeader:
     page = (table.first.height, table.first.width)
-    return parse_header(table.text(0, SOFTWARE), table.text(0, ARTIST), page, table.path)
+    return parse_header(table.text(0, SOFTWARE), table.text(0, ARTIST), page, table.path, dewarp)
 
 
 def _bounds(table: PageTable, channels: int) -> tuple[FrameDescription, FrameDescription]:
@@ -178,7 +182,7 @@ def _bounds(table: PageTable, channels: int) -> tuple[FrameDescription, FrameDes
     return first, last
 
 
-def _check_files(tables: list[PageTable], header: ScanHeader) -> None:
+def _check_files(tables: list[PageTable], header: ScanHeader, dewarp: bool | None) -> None:
     for table in tables[1:]:
         page, first = table.first, tables[0].first
         if (page.height, page.width, page.dtype) != (first.height, first.width, first.dtype):
@@ -187,7 +191,7 @@ def _check_files(tables: list[PageTable], header: ScanHeader) -> None:
                 where=table.path,
                 advice="The file belongs to another recording.",
             )
-        if (other := _header(table)) != header:
+        if (other := _header(table, dewarp)) != header:
             differing = [name for name in vars(header) if getattr(other, name) != getattr(header, name)]
             raise InputError(
                 f"its header differs from that of {tables[0].path.name} in {', '.join(differing)}",

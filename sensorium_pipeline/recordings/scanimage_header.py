@@ -49,9 +49,6 @@ class ScanHeader:
         volume_rate: volumes a second.
         line_period: seconds from line to line.
         bidirectional: whether every other line was scanned backwards.
-        uniform_sampling: whether a resonant mirror swept the line while its pixels were cut at equal times, so that they are unequal in
-            the tissue; otherwise ScanImage has made them equal.
-        fill_fraction: part of the resonant mirror's half period that the line covers; None where the header does not say it.
         planned_volumes: volumes that were asked for; None when the scan ran until it was stopped.
     """
 
@@ -64,8 +61,6 @@ class ScanHeader:
     volume_rate: float
     line_period: float
     bidirectional: bool
-    uniform_sampling: bool
-    fill_fraction: float | None
     planned_volumes: int | None
 
 
@@ -89,13 +84,15 @@ def parse_frame_description(text: str, path: Path, page: int) -> FrameDescriptio
     return FrameDescription(number, stamp)
 
 
-def parse_header(software: str, artist: str, page: tuple[int, int], path: Path) -> ScanHeader:
+def parse_header(software: str, artist: str, page: tuple[int, int], path: Path, dewarp: bool | None = None) -> ScanHeader:
     """Read the Software and Artist tags of a file's first page.
 
     Args:
         software, artist: texts of the tags.
         page: lines and pixels of the page.
         path: file, for errors.
+        dewarp: whether lines are still to be dewarped; None decides by the header: a resonant mirror swept them while their pixels were
+            cut at equal times (`SI.hScan2D.uniformSampling`).
 
     Raises:
         InputError: naming the file and the field that is missing, unreadable or not supported.
@@ -126,20 +123,18 @@ def parse_header(software: str, artist: str, page: tuple[int, int], path: Path) 
     line_period = header.positive("SI.hRoiManager.linePeriod")
     given = header.numbers("SI.hStackManager.zs")
     depths: list[float | None] = list(given) if len(given) == slices else [None] * slices
-    scanner = header.text("SI.hScan2D.scanMode") + header.text("SI.hScan2D.scannerType")
-    fill = header.numbers("SI.hScan2D.fillFractionTemporal")
+    fields = _several_fields(header, artist, depths, page, line_period) if several else _one_field(header, artist, depths, page)
+    fill = _fill_fraction(header, dewarp)
     return ScanHeader(
         channels=tuple(int(channel) for channel in channels) or (1,),
         slices=slices,
         frames_per_volume=written,
-        fields=_several_fields(header, artist, depths, page, line_period) if several else _one_field(header, artist, depths, page),
+        fields=fields if fill is None else tuple(field.swept(fill) for field in fields),
         several_regions=several,
         frame_rate=frame_rate,
         volume_rate=volume_rate,
         line_period=line_period,
         bidirectional=header.flag("SI.hScan2D.bidirectional", False),
-        uniform_sampling=header.flag("SI.hScan2D.uniformSampling", False) and scanner.lower().startswith(("res", "rg")),
-        fill_fraction=fill[0] if fill and 0 < fill[0] < 1 else None,
         planned_volumes=_planned(header, volumetric),
     )
 
@@ -160,6 +155,18 @@ def _check_order_of_frames(header: "_Header", slices: int) -> None:
             where=header.path,
             advice="Give a recording over time: one frame a slice.",
         )
+
+
+def _fill_fraction(header: "_Header", dewarp: bool | None) -> float | None:
+    """The part of the resonant mirror's half period that lines cover, where they are to be dewarped."""
+    scanner = (header.text("SI.hScan2D.scanMode") + header.text("SI.hScan2D.scannerType")).lower()
+    swept = header.flag("SI.hScan2D.uniformSampling", False) and scanner.startswith(("res", "rg"))
+    if not (swept if dewarp is None else dewarp):
+        return None
+    fill = header.positive("SI.hScan2D.fillFractionTemporal")
+    if fill >= 1:
+        raise InputError(f"SI.hScan2D.fillFractionTemporal is {fill:g}, and not a part of a period", where=header.path, advice=_ADVICE)
+    return fill
 
 
 def _planned(header: "_Header", volumetric: bool) -> int | None:

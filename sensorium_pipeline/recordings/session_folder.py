@@ -1,7 +1,8 @@
 """Reading a raw session folder, as a rig leaves it.
 
 session.toml                    [session] animal, session, scan; [recording] indicator, optics, area and what the scan headers do
-                                not say (pixel_size um, plane_depths um, channel); [release] role, track
+                                not say (pixel_size um, plane_depths um, channel, dewarp);
+                                [release] role, track
 scans/*.tif                     ScanImage BigTIFF files of one recording
 stimulus/presentations.csv      image_id, onset, offset (seconds on the clock of the stimulus machine), in the order shown
 stimulus/images.csv             image_id, image_set (single, test, final_test), a row for each image of
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.beside import read_pupil, read_treadmill
 from sensorium_pipeline.recordings.clocks import longest_block
+from sensorium_pipeline.recordings.dewarping import dewarped_width
 from sensorium_pipeline.recordings.geometry import PlaneGeometry
 from sensorium_pipeline.recordings.raw_session import RawSession, RecordingDescription
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, open_scanimage
@@ -56,6 +58,7 @@ class _RecordingTable(BaseModel):
     pixel_size: tuple[float, float] | None = None
     plane_depths: tuple[float, ...] | None = None
     channel: int | None = None
+    dewarp: bool | None = None
 
 
 class _ReleaseTable(BaseModel):
@@ -85,7 +88,7 @@ def open_session(path: Path) -> RawSession:
     toml = _read_toml(path / SESSION_FILE)
     scan_files = _scan_files(path / SCANS)
     sizes = [file.stat().st_size for file in scan_files]
-    recording = open_scanimage(scan_files)
+    recording = open_scanimage(scan_files, dewarp=toml.recording.dewarp)
     description = _describe(path, toml, recording, warnings)
     channel = _channel(path / SESSION_FILE, toml.recording.channel, recording.header.channels, warnings)
     sync = SyncFile(path / SYNC, description.name)
@@ -215,6 +218,9 @@ def _planes(file: Path, toml: _RecordingTable, header: ScanHeader, warnings: lis
             )
         depth = depths[field.slice] if depths is not None else field.depth
         planes.append(PlaneGeometry(depth=depth, pixel_size=size, corner=field.corner, rotation=field.rotation))  # type: ignore[arg-type]
+    if (swept := header.fields[0]).fill_fraction is not None:
+        width = dewarped_width(swept.width, swept.fill_fraction)
+        warnings.append(f"the sweep of the resonant mirror is undone: lines of {swept.width} pixels become lines of {width}")
     differing = [field.pixel_size for field in header.fields if given and field.pixel_size and not _alike(given, field.pixel_size)]
     if differing:
         used, unused = ("", " (used)") if header.several_regions else (" (used)", "")

@@ -64,6 +64,13 @@ def test_planes_and_channels_come_apart_across_files(tmp_path: Path, frames: np.
     np.testing.assert_allclose(recording.frame_timestamps(), np.arange(90) / 24, atol=1e-8)
 
 
+def test_one_file_of_several_begins_with_its_first_whole_volume(tmp_path: Path, frames: np.ndarray) -> None:
+    files = write(tmp_path, frames)  # the second of 40 pages begins with the second frame of volume 6
+    part = open_scanimage(files[1:2], part=True)
+    assert (part.volumes, part.frames) == (6, 20)
+    np.testing.assert_array_equal(part.plane(1, 1).read(0, 6), frames[7:13, 1, 1])
+
+
 def test_tifffile_reads_the_same(tmp_path: Path, frames: np.ndarray) -> None:
     files = write(tmp_path, frames, pages_per_file=1000)
     with tifffile.TiffFile(files[0]) as file:
