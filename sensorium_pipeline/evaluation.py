@@ -35,19 +35,21 @@ from sensorium_pipeline.submissions.run import (
     CONSOLE,
     CPU,
     PREDICTIONS,
-    SMOKE_TRIALS,
     STATE,
     Device,
+    Failure,
     RunOutcome,
     predict_images,
     run_submission,
 )
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, never
-from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
+from sensorium_pipeline.submissions.staging import DESCRIPTION, SCHEMA_VERSION, StagedSession, stage_sessions
 from sensorium_pipeline.training.data import SessionData
 
 HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
 DeviceClass = Literal["cpu", "cuda"]
+SMOKE_TRIALS = 64
+"""Trials of each visible tier and session in the slice that smoke runs use."""
 SMOKE_SECONDS = 30.0
 """A smoke run is given up after this long; the real run then tells whether the submission works."""
 
@@ -250,7 +252,7 @@ def predict(
         return done
     checkpoints = _checkpoints(workspace, job, seed)
     with _run(workspace, job, seed, settings, progress, stop, checkpoints) as (outcome, out):
-        record = record_result(workspace.sealed, key, _kept(workspace, job, outcome, out))
+        record = record_result(workspace.sealed, key, _kept(workspace, job, _without_own_words(outcome, out), out))
     checkpoints.clear()
     return record
 
@@ -345,14 +347,16 @@ def predict_twin(
     return name, description.unit_ids, np.mean(responses, axis=0, dtype=np.float32)
 
 
-def stage_slice(workspace: Workspace, release: Release, track: str, folder: Path) -> Path:
-    """A small public slice of a release for smoke runs: few visible trials of every session that the track may use.
+def stage_slice(workspace: Workspace, release: Release, track: str, folder: Path, only: Sequence[str] = ()) -> Path:
+    """A small public slice of a release for smoke runs: few visible trials of every session that the track may use, or of some.
 
     Raises:
         InputError: unknown track, or a release without it.
     """
+    if (folder / DESCRIPTION).is_file():
+        return folder
     sessions = []
-    for session in release.training_sessions(track):
+    for session in (each for each in release.training_sessions(track) if not only or each.name in only):
         data = load_session_data(open_dataset(workspace.open, session.open_digest), track)
         small = SessionData(data.description, data.training[:SMOKE_TRIALS], data.validation[:SMOKE_TRIALS])
         sessions.append(StagedSession(small, small.validation.inputs, np.arange(len(small.validation), dtype=np.int64)))
@@ -371,7 +375,10 @@ def _run(
     checkpoints: KeptCheckpoints | None = None,
 ) -> Iterator[tuple[RunOutcome, Path]]:
     """How a run ended, and the folder with what it left; without checkpoints it is a smoke run."""
-    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
+    if checkpoints is None:
+        staged = _stage_smoke_slice(workspace, job)
+    else:
+        staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
     with tempfile.TemporaryDirectory(prefix="sensorium-run-") as folder:
         files, out = Path(folder, "submission"), Path(folder, "out")
         fetch_submission(workspace, job.submission, files)
@@ -392,6 +399,31 @@ def _run(
         if outcome.status == "stopped":
             raise PlatformError("the run was stopped", where=job.identifier, advice="It goes on with the next evaluation.")
         yield outcome, out
+
+
+def _stage_smoke_slice(workspace: Workspace, job: Job) -> Path:
+    """Visible trials alone: whatever a submission says after it saw nothing else may be shown to its team."""
+    first = job.release.competition_sessions(job.track)[0]
+    content = {"smoke run": SMOKE_TRIALS, "track": job.track, "session": first.open_digest, "schema_version": SCHEMA_VERSION}
+    return stage_slice(workspace, job.release, job.track, _staging_area() / digest_of(content)[:32], only=[first.name])
+
+
+def _without_own_words(outcome: RunOutcome, out: Path) -> RunOutcome:
+    """An outcome whose failure may be shown: words from inside go to the console file, as hidden tiers' inputs were in reach."""
+    failure = outcome.failure
+    if failure is None or not failure.own_words:
+        return outcome
+    with (out / CONSOLE).open("a") as console:
+        console.write(f"\n{failure.where}: {failure.problem}. {failure.advice}\n")
+    known = failure.where if failure.where.startswith(f"{PREDICTIONS}/") or ", line " in failure.where else "sandbox"
+    shown = Failure(
+        error=failure.error,
+        fault=failure.fault,
+        problem="it failed in the real run, after a smoke run on visible trials",
+        where=known,
+        advice="What it said is for the organisers, as images of hidden tiers were in its reach; `sensorium check` shows everything",
+    )
+    return outcome.model_copy(update={"failure": shown})
 
 
 def _kept(workspace: Workspace, job: Job, outcome: RunOutcome, out: Path) -> PredictionRecord:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
-from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
+from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission, submission_files
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, never, run_isolated
 from sensorium_pipeline.submissions.staging import Staged, load_staged
@@ -31,8 +32,8 @@ CONSOLE = "console.txt"
 STATE = "state.npz"
 PREDICTIONS = "predictions"
 CHECKPOINT = "checkpoint"
-SMOKE_TRIALS = 64
-"""Trials of each tier in a smoke run."""
+# What may be said of predictions that a hostile submission could have made: these words of ours, and counts.
+PLAIN_PROBLEM = re.compile(r"\d+ of \d+ values are NaN or infinite|no predictions for session [\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ CPU = Device()
 
 
 class Failure(BaseModel):
-    """Why a run failed, by whose fault; `problem`, `where` and `advice` may be shown to the team."""
+    """Why a run failed, by whose fault.
+
+    `own_words` says that problem or advice hold words from inside the sandbox: where hidden tiers were in reach, they could carry them out.
+    """
 
     error: Literal["SubmissionError", "ResourceLimitError"]
     fault: str
     problem: str
     where: str
     advice: str
+    own_words: bool = False
 
     def raise_it(self) -> None:
         """Raise the error that this describes."""
@@ -127,7 +132,7 @@ def run_submission(
         device: see `Device`.
         lowest_tier: of isolation that this submission may run in.
         checkpoints: of this very run; where given, it goes on from the latest and keeps its own there.
-        smoke_run: try it on the first `SMOKE_TRIALS` trials of one session that is to be predicted.
+        smoke_run: tell it that this is only a try.
 
     Raises:
         IsolationError: this machine cannot isolate it.
@@ -136,8 +141,6 @@ def run_submission(
     staged = load_staged(staged_folder)
     if staged.track != track:
         raise PlatformError(f"sessions staged for {staged.track}", where=staged_folder, advice=f"Stage those of {track}")
-    if smoke_run:
-        staged = staged.slice_of(SMOKE_TRIALS)
     out.mkdir(parents=True, exist_ok=True)
     _clear(out)
     try:
@@ -153,7 +156,7 @@ def run_submission(
             if unknown is not None:
                 return _failed(unknown, seed, outcome.tier)
         else:
-            job = {"mode": "evaluate", "seed": seed, "smoke_trials": SMOKE_TRIALS if smoke_run else None}
+            job = {"mode": "evaluate", "seed": seed, "smoke_run": smoke_run}
             inputs = {}
             if checkpoints is not None and checkpoints.latest(fresh / CHECKPOINT):
                 inputs[CHECKPOINT] = fresh / CHECKPOINT
@@ -178,7 +181,8 @@ def run_submission(
             if run.outcome.status == "stopped":
                 return outcome.model_copy(update={"status": "stopped", "trained": False})
             if run.error is not None:
-                return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(run.error)})
+                failure = _failure(run.error, own_words=run.own_words)
+                return outcome.model_copy(update={"status": "failed", "trained": False, "failure": failure})
             received = fresh / PREDICTIONS
         checked = fresh / "checked"
         checked.mkdir()
@@ -188,7 +192,8 @@ def run_submission(
                 predictions = read_predictions(received / name, session.expected, f"{PREDICTIONS}/{name}")
                 write_predictions(checked / name, predictions)
         except SubmissionError as error:
-            return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(error)})
+            own_words = submission.predictions is None and PLAIN_PROBLEM.fullmatch(error.problem) is None
+            return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(error, own_words=own_words)})
         if outcome.trained:
             os.replace(fresh / STATE, out / STATE)
         os.rename(checked, out / PREDICTIONS)
@@ -246,7 +251,7 @@ def predict_images(
         if state_file is not None:
             shutil.copyfile(state_file, fresh / "given-state.npz")
             inputs[STATE] = fresh / "given-state.npz"
-        job = {"mode": "predict", "seed": seed, "smoke_trials": None, "session": session}
+        job = {"mode": "predict", "seed": seed, "smoke_run": False, "session": session}
         run = _Sandboxed(staged_folder, fresh, limits or Limits(), progress, never, device).run(folder, submission, job, inputs, [expected])
         if run.error is not None:
             raise run.error
@@ -261,6 +266,7 @@ class _Run:
     tier: str
     energy_joules: float | None
     error: SubmissionError | ResourceLimitError | None
+    own_words: bool
 
     @property
     def console(self) -> bytes:
@@ -327,7 +333,11 @@ class _Sandboxed:
             raise PlatformError(f"results cannot be kept: {error}", where=self.fresh, advice="Make room on this machine") from error
         finally:
             reader.close()
-        return _Run(outcome, reader, str(tier), energy(), _error(outcome, reader, limits))
+        if reader.error is not None:
+            reader.error = replace(reader.error, place=_true_place(reader.error.place, copy))
+        failed = _error(outcome, reader, limits)
+        own_words = failed is not None and reader.error is not None and reader.error.message in failed.problem
+        return _Run(outcome, reader, str(tier), energy(), failed, own_words)
 
 
 def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> SubmissionError | ResourceLimitError | None:
@@ -384,10 +394,22 @@ def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:
     return None
 
 
-def _failure(error: SubmissionError | ResourceLimitError) -> Failure:
+def _true_place(place: str, folder: Path) -> str:
+    """The place of an error as far as there is one in the submission's own files: inside, any text can be made to look like one."""
+    found = re.fullmatch(r"(.+), line (\d+), in (.+)", place)
+    if found is None or found[1] not in submission_files(folder):
+        return ""
+    lines = (folder / found[1]).read_text(errors="replace").splitlines()
+    if not 0 < int(found[2]) <= len(lines):
+        return ""
+    known = any(re.search(rf"\bdef {re.escape(found[3])}\b", line) for line in lines)
+    return place if known else f"{found[1]}, line {found[2]}"
+
+
+def _failure(error: SubmissionError | ResourceLimitError, *, own_words: bool = False) -> Failure:
     kind: Literal["SubmissionError", "ResourceLimitError"]
     kind = "ResourceLimitError" if isinstance(error, ResourceLimitError) else "SubmissionError"
-    return Failure(error=kind, fault=error.fault, problem=error.problem, where=error.where, advice=error.advice)
+    return Failure(error=kind, fault=error.fault, problem=error.problem, where=error.where, advice=error.advice, own_words=own_words)
 
 
 def _failed(error: SubmissionError, seed: int, tier: str) -> RunOutcome:

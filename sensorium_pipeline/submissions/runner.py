@@ -64,8 +64,6 @@ def main() -> None:
     try:
         job = json.loads((JOB / "job.json").read_text())
         staged = load_staged(STAGED)
-        if job["smoke_trials"] is not None:
-            staged = staged.slice_of(job["smoke_trials"])
         results.started()
         model = _build(job, staged, results)
         if job["mode"] == "evaluate":
@@ -103,7 +101,7 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
         progress=results.progress,
         epoch=results.epoch,
         checkpoints=NoCheckpoints() if seconds is None else SentCheckpoints(results, seconds),
-        smoke_run=job["smoke_trials"] is not None,
+        smoke_run=job["smoke_run"],
     )
     model = build(context)
     if callable(getattr(model, "predict", None)):

@@ -55,14 +55,6 @@ class Staged:
         """The sessions that have trials to predict."""
         return tuple(session for session in self.sessions if len(session.trial_id))
 
-    def slice_of(self, trials: int) -> "Staged":
-        """The first trials of each tier of one session that has trials to predict, for a smoke run."""
-        for session in self.predicted[:1]:
-            data, number = session.data, slice(trials)
-            small = SessionData(data.description, data.training[number], data.validation[number])
-            return Staged(self.track, (StagedSession(small, session.inputs[number], session.trial_id[number]),))
-        return Staged(self.track, ())
-
 
 def stage_sessions(sessions: Iterable[StagedSession], track: str, folder: Path) -> None:
     """Write sessions to `folder`, unless another process has done so already (name it after the content).

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from small_world import (
+    MEAN_RESPONSE,
     RELEASE,
     SENSORIUM,
     SENSORIUM_PLUS,
@@ -59,7 +60,16 @@ PRYING = """
         raise RuntimeError(f"saw {{found}}" if found else "saw nothing")
 """
 
+# It behaves where only visible trials are in reach, and tries to carry images out in what it says of its failure later.
+LEAKING = MEAN_RESPONSE.replace(
+    "def predict(self, session, inputs):",
+    """def predict(self, session, inputs):
+            if not self.smoke_run:
+                raise RuntimeError("pixels 4711 4712 " + str(inputs.images.ravel()[:9]))""",
+).replace("self.mean = {}", "self.mean, self.smoke_run = {}, context.smoke_run")
+
 FAILURES = {
+    "leaking": "model.py, line 22, in predict: it failed in the real run, after a smoke run on visible trials",
     "unlucky": "model.py, line 4, in build: KeyError: 'core'",
     "curious": "model.py, line 19, in build: RuntimeError: saw nothing",
     "not-a-number": "predictions/2-1-1.npz, prediction: 1 of {size} values are NaN or infinite",
@@ -127,6 +137,7 @@ def first_night(world: World, isolated: None, prefect_api: str, on_cluster: str,
         ("sharp", write_file_submission(sent / "sharp", "Sharp", SENSORIUM, true_predictions(workspace, SENSORIUM, 0.3)), "sensorium"),
         ("blurred", write_file_submission(sent / "blurred", "Blurred", SENSORIUM, true_predictions(workspace, SENSORIUM, 4)), "sensorium"),
         ("unlucky", write_code(sent / "crashing", "Crashing", CRASHING), "sensorium"),
+        ("leaking", write_code(sent / "leaking", "Leaking", LEAKING), "sensorium"),
         ("curious", write_code(sent / "prying", "Prying", prying), "sensorium"),
         ("not-a-number", spoil("nan", put_nan), "sensorium"),
         ("narrow", spoil("shape", drop_neurons), "sensorium"),
@@ -207,6 +218,7 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
         path.read_bytes() for path in (Path(world.root) / "open" / "data").rglob("*") if path.suffix in {".json", ".html", ".csv"}
     )
     assert b'"test"' in public
+    assert b"4711" not in public
     assert b'"tier":"final_test"' not in public.replace(b" ", b"")
     change_phases(workspace, RELEASE, final="open")
     try:
@@ -226,7 +238,7 @@ def test_prefect_shows_each_submission_and_the_tables(first_night: Night) -> Non
 
     run = run_of(first_night.state)
     assert (run.name, run.state_name) == (f"evaluate {RELEASE}", "Completed")
-    tasks = task_runs_of(first_night.state, "evaluate ", 9)
+    tasks = task_runs_of(first_night.state, "evaluate ", 10)
     assert {task.name.removeprefix("evaluate "): task.state_name for task in tasks} == {
         result.identifier: "Scored" if result.status == "scored" else "Unranked" for result in first_night.summary.evaluated
     }
@@ -256,7 +268,7 @@ def test_the_second_night_runs_nothing_and_one_new_submission_runs_one(first_nig
     before = tree_snapshot(Path(world.root))
     second = evaluate(world)
     assert second.summary.evaluated == []
-    assert len(second.summary.known) == 9
+    assert len(second.summary.known) == 10
     assert task_runs_of(second.state, "evaluate ", 0) == []
     assert tree_snapshot(Path(world.root)) == before
     send(world.workspace, write_code(tmp_path / "late", "Late", gain=0.02), "latecomer", "sensorium")

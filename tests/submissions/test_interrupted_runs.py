@@ -153,16 +153,12 @@ def test_saving_is_limited_in_size_and_rate(run: Run, store: Store) -> None:
     assert kept.count == 1
 
 
-def test_a_smoke_run_sees_one_session_and_few_trials(staged: Path, tmp_path: Path) -> None:
+def test_a_smoke_run_says_so_and_keeps_nothing(staged: Path, tmp_path: Path) -> None:
     code = """
-    import numpy as np
     def build(context):
-        assert context.smoke_run and not context.checkpoints.due()
-        raise RuntimeError([session.name for session in context.sessions])
+        raise RuntimeError([context.smoke_run, context.checkpoints.due(), context.checkpoints.latest()])
     """
     folder = write_submission(tmp_path / "submission", code)
     outcome = run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL, smoke_run=True)
     assert outcome.failure is not None
-    assert outcome.failure.problem == "RuntimeError: ['static1-1-1']"
-    outcome = run_submission(write_submission(tmp_path / "good", GOOD), staged, "sensorium", 0, tmp_path / "out", SMALL, smoke_run=True)
-    assert (outcome.status, outcome.sessions) == ("finished", ["static1-1-1"])
+    assert outcome.failure.problem == "RuntimeError: [True, False, None]"

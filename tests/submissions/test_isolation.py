@@ -31,10 +31,21 @@ def test_lower_tier_holds_too(tier: IsolationTier, staged: Path, tmp_path: Path,
     if os.geteuid() != 0:
         pytest.skip("bubblewrap without a user namespace needs root")
     assert isolation._try(NO_NAMESPACE) is None
-    monkeypatch.setattr(run, "require_isolation", lambda: NO_NAMESPACE)
+    monkeypatch.setattr(run, "require_isolation", lambda lowest: NO_NAMESPACE)
     folder = write_submission(tmp_path / "submission", GOOD)
     outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
     assert (outcome.status, outcome.tier) == ("finished", str(NO_NAMESPACE))
+
+
+def test_a_tier_below_the_required_one_is_refused(
+    tier: IsolationTier, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = ("bubblewrap with user namespace: forbidden here",)
+    monkeypatch.setattr(isolation, "probe_isolation", lambda: isolation.Isolation(NO_NAMESPACE, reasons, "", ""))
+    assert require_isolation() is NO_NAMESPACE
+    folder = write_submission(tmp_path / "submission", GOOD)
+    with pytest.raises(IsolationError, match="forbidden here"):
+        run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL, lowest_tier=IsolationTier.USER_NAMESPACE)
 
 
 def test_probe_notices_a_leak(tier: IsolationTier, monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
