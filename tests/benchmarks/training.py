@@ -216,6 +216,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.device != "cpu":
+        if not torch.cuda.is_available():
+            print("skipped: there is no GPU on this machine")
+            return
         epoch_on_gpu(arguments.device, arguments.mice, arguments.neurons, arguments.trials, arguments.rounds)
         return
     data = arguments.data / f"{arguments.mice}-{arguments.neurons}-{arguments.trials}"

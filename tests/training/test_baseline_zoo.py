@@ -1,15 +1,14 @@
 """Every starter that `sensorium new-submission` writes: trained at the demo's size on cells with known truth, and built at full size."""
 
-import importlib.util
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from starters import correlation, starter
 
 from sensorium_pipeline.models.baselines import BASELINES, baseline
 from sensorium_pipeline.models.configuration import ModelConfiguration
@@ -18,7 +17,6 @@ from sensorium_pipeline.models.encoder import Encoder
 from sensorium_pipeline.models.inputs import ModelInputs
 from sensorium_pipeline.scoring import score_predictions
 from sensorium_pipeline.submissions.interface import Context, TrainableModel
-from sensorium_pipeline.submissions.package import load_submission, new_submission
 from sensorium_pipeline.training.data import SessionDescription, Statistics
 from sensorium_pipeline.training.trainer import predict_inputs
 
@@ -37,25 +35,8 @@ LEAST = {
 }
 
 
-def starter(folder: Path, template: str) -> ModuleType:
-    """The module that a fresh starter's entry point names."""
-    new_submission(folder, template)
-    entry_point = load_submission(folder).entry_point
-    assert entry_point == "model:build"
-    specification = importlib.util.spec_from_file_location(f"starter_{template}", folder / "model.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def parameters_of(folder: Path, **more: Any) -> dict[str, Any]:
     return {**tomllib.loads((folder / "submission.toml").read_text()).get("parameters", {}), **more}
-
-
-def correlation(prediction: np.ndarray, rates: np.ndarray) -> float:
-    return float(np.mean([np.corrcoef(prediction[:, n], rates[:, n])[0, 1] for n in range(rates.shape[1])]))
 
 
 def test_every_baseline_has_a_starter_and_a_paper() -> None:

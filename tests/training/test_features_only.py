@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_baseline_zoo import correlation, starter
+from starters import correlation, starter
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.submissions.features import FittedReadout
