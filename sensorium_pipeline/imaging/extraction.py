@@ -241,6 +241,8 @@ def _metrics(movie: Movie, motion: xr.Dataset, cells: xr.Dataset, traces: xr.Dat
         median_snr=median(activity["snr"].values[kept]),
         median_noise=median(activity["noise"].values[kept]),
         median_neuropil_coefficient=median(traces["neuropil_coefficient"].values[kept]),
+        # Unknown where the recording is too short or too noisy to tell.
+        depth_drift=float(np.clip(motion.attrs.get("depth_drift_loss", 0.0), 0, 1)),
         **{name: float(motion.attrs[name]) for name in MEASURED_WITH_MOTION},
     )
 

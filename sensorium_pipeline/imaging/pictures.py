@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.picture_style import (
     BLUE,
+    GREEN,
     INK,
     NORMAL,
     ORANGE,
@@ -84,8 +85,8 @@ def draw_correction(plane: PlaneExtraction) -> bytes:
 
 
 def draw_motion(plane: PlaneExtraction) -> bytes:
-    """Shifts, correlation with the template and what is left of motion over time; residual motion over the field; flagged frames."""
-    figure, grid = panels([1.5, 1.1, 1.1], [6.6], right=3.6, down=0.35)
+    """Shifts, correlation with the template, motion left over and depth over time; residual motion over the field; flagged frames."""
+    figure, grid = panels([1.5, 1.1, 1.1, 1.1], [6.6], right=3.6, down=0.35)
     width, height = figure.get_size_inches()
     metrics, frames = plane.metrics, len(plane.flagged)
     time = np.arange(frames) / plane.frame_rate
@@ -97,25 +98,28 @@ def draw_motion(plane: PlaneExtraction) -> bytes:
     legend = shifts.legend(loc="lower right", ncols=2, frameon=False, fontsize=SMALL, borderaxespad=0, bbox_to_anchor=(1, 1.0))
     for handle in legend.get_lines():
         handle.set_linewidth(2)
-    likeness = plain(
-        figure.add_subplot(grid[1], sharex=shifts),
-        f"likeness to the template: median {metrics.template_correlation:.2f}; {metrics.flagged_fraction:.1%} of frames flagged",
-        y="correlation",
-    )
+    title = f"likeness to the template: median {metrics.template_correlation:.2f}; {metrics.flagged_fraction:.1%} of frames flagged"
+    likeness = plain(figure.add_subplot(grid[1], sharex=shifts), title, y="correlation")
     _line(likeness, time, plane.template_correlation, INK, "")
     if plane.flagged.any():
         flagged = time[plane.flagged][:: max(int(plane.flagged.sum()) // MOST_POINTS, 1)]
         likeness.vlines(flagged, 0, 0.1, transform=likeness.get_xaxis_transform(), color=VERMILION, linewidth=0.8)
     title = f"motion left after correction: {metrics.residual_motion:.3f} px RMS, a line for every block"
-    left = plain(figure.add_subplot(grid[2], sharex=shifts), title, x="time (s)", y="shift (px)")
+    left = plain(figure.add_subplot(grid[2], sharex=shifts), title, y="shift (px)")
     middle = plane.residual_frame / plane.frame_rate
     for axis, colour in ((0, VERMILION), (1, BLUE)):
         for row, column in np.ndindex(plane.residual_shifts.shape[1:3]):
             left.plot(middle, plane.residual_shifts[:, row, column, axis], color=colour, linewidth=0.6, alpha=0.5)
     reach = max(float(np.abs(plane.residual_shifts).max(initial=0)) * 1.2, 0.1)
     left.set_ylim(-reach, reach)
+    title = f"staying in the plane: likeness of parts to the mean of all; {metrics.depth_drift:.0%} lost from beginning to end"
+    depth = plain(figure.add_subplot(grid[3], sharex=shifts), title, x="time (s)", y="correlation")
+    starts = np.append(plane.depth_drift_first_frame, frames) / plane.frame_rate
+    if len(starts) > 1:
+        depth.stairs(np.nan_to_num(plane.depth_drift_template_correlation), starts, baseline=None, color=GREEN, linewidth=1.2)
+        depth.set_ylim(min(0.0, float(np.nanmin(plane.depth_drift_template_correlation, initial=0.0))), 1.05)
     shifts.set_xlim(0, max(frames / plane.frame_rate, 1e-6))
-    for axes in (shifts, likeness):
+    for axes in (shifts, likeness, left):
         axes.tick_params(labelbottom=False)
     _draw_where_frames_stood(figure.add_axes((8.05 / width, (height - 0.35 - 1.5) / height, 1.5 / width, 1.5 / height)), plane)
     _draw_left_over(figure.add_axes((8.05 / width, 0.5 / height, 1.5 / width, 1.7 / height)), plane)

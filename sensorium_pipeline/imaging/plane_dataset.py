@@ -1,6 +1,6 @@
 """An extracted plane as xarray datasets: one of each stage, so that it can be put away as soon as it is done, and one of the whole."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ VARIABLES: dict[str, Variable] = {
     "measured": Variable(("frame",), "1", "motion stands out of noise; that of other frames is interpolated"),
     "flagged": Variable(("frame",), "1", "motion could not be trusted, so that traces have no sample"),
     "flag_reason": Variable(("frame",), "1", "why a frame is flagged, empty where it is not"),
+    "depth_drift_first_frame": Variable(("part",), "1", "first frame of a part of the recording"),
+    "depth_drift_template_correlation": Variable(("part",), "1", "correlation of the part's mean image with the mean of all"),
+    "depth_drift_correlation": Variable(("part", "other_part"), "1", "correlation of the mean images of parts with each other"),
     "sampled_frame": Variable(("sample",), "1", "frames of which brightness was measured"),
     "brightness": Variable(("sample",), "count", "mean of a sampled raw frame"),
     "group_mean": Variable(("group",), "count", "mean of pixels alike in brightness"),
@@ -72,18 +75,30 @@ def stage_dataset(result: object, *, rename: Mapping[str, str] | None = None, le
         rename: fields that are called otherwise here.
         leave_out: fields that are not kept.
     """
-    if not is_dataclass(result):
-        raise TypeError(f"{type(result).__name__} is not a dataclass")
     dataset = xr.Dataset()
-    for field in fields(result):
-        name, value = (rename or {}).get(field.name, field.name), getattr(result, field.name)
-        if field.name in leave_out or value is None:
-            continue
+    for name, value in _flat(result, rename or {}, set(leave_out)):
         if isinstance(value, np.ndarray):
             dataset[name] = _variable(name, value)
+        elif isinstance(value, float) and not np.isfinite(value):
+            continue  # unknown; attributes cannot hold it
         else:
             dataset.attrs[name] = list(value) if isinstance(value, tuple) else value
     return dataset
+
+
+def _flat(result: object, rename: Mapping[str, str], leave_out: set[str], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Names and values of a dataclass's fields, those of a record within it under both names; what is None is left out."""
+    if not is_dataclass(result):
+        raise TypeError(f"{type(result).__name__} is not a dataclass")
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if value is None or field.name in leave_out:
+            continue
+        name = prefix + rename.get(field.name, field.name)
+        if is_dataclass(value):
+            yield from _flat(value, {}, set(), f"{name}_")
+        else:
+            yield name, value
 
 
 def _variable(name: str, value: NDArray[Any]) -> xr.Variable:

@@ -25,6 +25,9 @@ class PlaneExtraction:
         measured: (frames,) bool, frames whose motion stands out of noise.
         flagged: (frames,) bool, frames whose motion could not be trusted.
         flag_reason: (frames,) str, why a frame is flagged, empty where it is not.
+        depth_drift_first_frame: (parts,) int64, first frames of parts of the recording.
+        depth_drift_template_correlation: (parts,) float32, correlation of their mean images with that of all.
+        depth_drift_correlation: (parts, parts) float32, of them with each other.
         sampled_frame: (samples,) int64, raw frames of which brightness was measured.
         brightness: (samples,) float32, their mean, counts.
         group_mean: (groups,) float32, mean of pixels alike in brightness, counts.
@@ -64,6 +67,9 @@ class PlaneExtraction:
     measured: NDArray[np.bool_]
     flagged: NDArray[np.bool_]
     flag_reason: NDArray[np.str_]
+    depth_drift_first_frame: NDArray[np.int64]
+    depth_drift_template_correlation: NDArray[np.float32]
+    depth_drift_correlation: NDArray[np.float32]
     sampled_frame: NDArray[np.int64]
     brightness: NDArray[np.float32]
     group_mean: NDArray[np.float32]

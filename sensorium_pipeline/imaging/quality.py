@@ -16,6 +16,8 @@ class PlaneMetrics(BaseModel):
         largest_shift: largest shift of a frame that is not flagged, pixels.
         largest_shift_share: the same over the shorter side of the field.
         residual_motion: what correction left over, root mean square between stretches of time, pixels an axis.
+        depth_drift: how much less the end of the recording looks like its beginning than neighbouring parts like each other (0 to 1): what
+            a change of depth does, beside other lasting changes; zero where it cannot be told.
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
         crispness_before: norm of the gradient of the mean image before motion correction.
         crispness_after: the same after it.
@@ -41,6 +43,7 @@ class PlaneMetrics(BaseModel):
     largest_shift: float
     largest_shift_share: float = 0.0
     residual_motion: float = 0.0
+    depth_drift: float = 0.0
     raster_phase: float
     crispness_before: float
     crispness_after: float
@@ -64,7 +67,8 @@ class QualityGates(BaseModel):
     """Thresholds of the quality gates of a plane; see `PlaneMetrics` for what is measured.
 
     Attributes:
-        flagged_fraction: at most; likewise `largest_shift_share`, `residual_motion` (px), `bleaching` and `saturated_fraction`.
+        flagged_fraction: at most; likewise `largest_shift_share`, `residual_motion` (px), `depth_drift`, `bleaching` and
+            `saturated_fraction`.
         template_correlation: at least; likewise `crispness_gain`, `photons`, `kept_cells` and `median_snr`.
     """
 
@@ -74,6 +78,7 @@ class QualityGates(BaseModel):
     template_correlation: float = 0.1
     largest_shift_share: float = 0.25
     residual_motion: float = 0.5
+    depth_drift: float = 0.5
     crispness_gain: float = 0.9
     photons: float = 0.02
     bleaching: float = 0.6
@@ -112,7 +117,7 @@ class GateResult(BaseModel):
         return text if self.passed else f"{text} ({self.verdict.strip('*')})"
 
 
-AT_MOST = ("flagged_fraction", "largest_shift_share", "residual_motion", "bleaching", "saturated_fraction")
+AT_MOST = ("flagged_fraction", "largest_shift_share", "residual_motion", "depth_drift", "bleaching", "saturated_fraction")
 
 
 def judge(metrics: PlaneMetrics, gates: QualityGates = QualityGates()) -> list[GateResult]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from sensorium_pipeline.recordings.simulated_schedule import RATE, Behavior, Schedule, wander
 
@@ -39,6 +38,8 @@ def draw_activity(expected: NDArray[np.float64], schedule: Schedule, behavior: B
     Args:
         expected: counts of every presentation at mean gain (presentations, neurons).
     """
+    from scipy.signal import lfilter  # takes a second to load, which reading a recording need not wait for
+
     presentations, neurons = expected.shape
     samples = len(behavior.time)
     start = behavior.time[0]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import lfilter
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.raw_session import ImageSet
@@ -112,6 +111,8 @@ def draw_behavior(start: float, end: float, generator: np.random.Generator) -> B
 
 def wander(samples: int, time_constant: float, generator: np.random.Generator, rate: float = RATE) -> NDArray[np.float64]:
     """A stationary Ornstein-Uhlenbeck process (samples,) of unit standard deviation; time constant in seconds."""
+    from scipy.signal import lfilter  # takes a second to load, which reading a recording need not wait for
+
     keep = np.exp(-1 / (time_constant * rate))
     noise = generator.standard_normal(samples) * np.sqrt(1 - keep**2)
     noise[0] = generator.standard_normal()
