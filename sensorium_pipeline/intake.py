@@ -194,6 +194,8 @@ def _submission(workspace: Workspace, place: Waiting, statement: Statement) -> S
         raise _Refused(str(error)) from error
     if description.track not in (None, statement.track):
         raise _Refused(f"it is for {description.track}, not for {statement.track}")
+    if description.team not in (None, place.team):
+        raise _Refused(f"it says that it is team {description.team[:40]!r}'s")
     before = [
         record
         for record in list_submissions(workspace, release.name, withdrawn=True)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sensorium_pipeline.progress import ProgressCallback
     from sensorium_pipeline.sessions.release import Release
     from sensorium_pipeline.storage import Workspace
+    from sensorium_pipeline.submissions.check import Cost
     from sensorium_pipeline.submissions.teams import Token
 
 PANEL = "Submissions"
@@ -57,30 +59,53 @@ def check(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Validate a submission as the server would, and run it in the same sandbox on a small public slice.
+    """Validate a submission as the server would, run it in the same sandbox on a small public slice, and say what it would cost.
 
     Without a release in the workspace only the files are checked.
     """
     from sensorium_pipeline.evaluation import stage_slice
     from sensorium_pipeline.sessions.release import choose_release
-    from sensorium_pipeline.submissions.check import check_submission
+    from sensorium_pipeline.submissions.check import WholeRelease, check_submission
+    from sensorium_pipeline.submissions.package import load_submission
+    from sensorium_pipeline.submissions.release import expected_predictions, visible_trials
 
     workspace = workspace_of(root)
     chosen = choose_release(workspace.open, release) if release or workspace.open.list("releases") else None
-    with tempfile.TemporaryDirectory(prefix="sensorium-slice-") as area, progress_bars() as show:
-        staged = stage_slice(workspace, chosen, track, Path(area, "slice")) if chosen else None
-        with _of_today(folder, None, workspace, chosen, track, show) as ready:
-            report = check_submission(ready, staged, progress=show)
+    with (
+        tempfile.TemporaryDirectory(prefix="sensorium-slice-") as area,
+        progress_bars() as show,
+        _of_today(folder, None, workspace, chosen, track, show) as ready,
+    ):
+        staged = whole = None
+        if chosen is not None:
+            whole = WholeRelease(visible_trials(workspace.open, chosen, track), expected_predictions(workspace.open, chosen, track))
+            if load_submission(ready).predictions is None:
+                staged = stage_slice(workspace, chosen, track, Path(area, "slice"))
+        report = check_submission(ready, staged, whole, progress=show)
     if json:
         run = report.run.model_dump(mode="json") if report.run else None
-        print_json({"passed": report.passed, "submission": report.submission.model_dump(mode="json"), "run": run})
-    elif report.run is None:
+        cost = asdict(report.cost) if report.cost else None
+        print_json({"passed": report.passed, "submission": report.submission.model_dump(mode="json"), "run": run, "cost": cost})
+    elif chosen is None:
         console.print(f"{report.submission.name}: the files are right; it was not run, as there is no release in {workspace.url}")
+    elif report.run is None:
+        console.print(f"{report.submission.name}: ready to submit; it predicts all that release {chosen.name} asks for")
     elif report.passed:
         memory = f", {report.run.peak_memory_bytes / 2**20:.0f} MB" if report.run.peak_memory_bytes else ""
         console.print(f"{report.submission.name}: ready to submit (smoke run {report.run.wall_seconds:.1f} s{memory}, {report.run.tier})")
+        if report.cost is not None:
+            _print_cost(report.cost, len(report.submission.seeds))
     if report.run is not None and report.run.failure is not None:
         report.run.failure.raise_it()
+
+
+def _print_cost(cost: "Cost", seeds: int) -> None:
+    memory = f", {cost.memory_bytes / 2**30:.1f} GB of memory" if cost.memory_bytes else ""
+    each = f" for each of {seeds} seeds" if seeds > 1 else ""
+    total = f"{cost.seconds / 60:.1f} min{each}{memory}; {cost.device_seconds:.0f} device-seconds"
+    console.print(f"The whole release would take about {total}, on a machine like this and with as many epochs.", highlight=False)
+    if cost.seconds > cost.limit_seconds:
+        messages.print(f"That is more than the limit of {cost.limit_seconds / 60:.0f} min: train for less time.")
 
 
 def submit(

@@ -40,6 +40,7 @@ class Submission(BaseModel):
 
     Attributes:
         name: shown in the tables.
+        team: the only team that may submit it; left out, the token alone says whose it is.
         track: the only track that it is for; left out, it may be submitted to each.
         entry_point: "module:function", see `submissions.interface`; either this or `predictions`.
         predictions: folder with one .npz file a session, see `submissions.predictions`.
@@ -51,6 +52,7 @@ class Submission(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
+    team: str | None = None
     track: Track | None = None
     entry_point: str | None = None
     predictions: str | None = None

@@ -6,13 +6,31 @@ from pathlib import Path
 import numpy as np
 
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
-from sensorium_pipeline.sessions.catalogue import load_inputs, load_session_data
+from sensorium_pipeline.sessions.catalogue import load_inputs, load_session_data, read_session
 from sensorium_pipeline.sessions.release import Release
+from sensorium_pipeline.sessions.schema import read_array
 from sensorium_pipeline.storage import Store, digest_of, open_dataset
+from sensorium_pipeline.submissions.predictions import Expected
 from sensorium_pipeline.submissions.staging import SCHEMA_VERSION, StagedSession, stage_sessions
 from sensorium_pipeline.training.data import TrialInputs
 
 PREDICTED_TIERS = ("test", "final_test")
+
+
+def expected_predictions(store: Store, release: Release, track: str) -> tuple[Expected, ...]:
+    """What predictions for a track must cover, by competition session; reads no trial."""
+    found = []
+    for session in release.competition_sessions(track):
+        tree = open_dataset(store, session.open_digest)
+        rows = np.isin(read_array(tree, "trials/tier"), PREDICTED_TIERS)
+        found.append(Expected(session.name, read_array(tree, "trials/trial_id")[rows], read_array(tree, "neurons/unit_id")))
+    return tuple(found)
+
+
+def visible_trials(store: Store, release: Release, track: str) -> int:
+    """How many trials models of a track may train and validate on."""
+    published = [read_session(store, session.name, session.open_digest)[1] for session in release.training_sessions(track)]
+    return sum(session.trials.get("train", 0) + session.trials.get("validation", 0) for session in published)
 
 
 def stage_release(store: Store, release: Release, track: str, cache: Path, progress: ProgressCallback = silent) -> Path:

@@ -74,6 +74,9 @@ def submit(workspace: Workspace, release: Release, folder: Path, token: Token, t
     if submission.track not in (None, known):
         advice = f"Submit it to {submission.track}, or change the field"
         raise SubmissionError(f"it is for {submission.track}, not for {known}", where=f"{folder / DESCRIPTION}, track", advice=advice)
+    if submission.team not in (None, token.team):
+        advice = f"Use the token of {submission.team}, or change the field"
+        raise SubmissionError(f"it is team {submission.team}'s, not {token.team}'s", where=f"{folder / DESCRIPTION}, team", advice=advice)
     if known not in release.tracks:
         advice = f"It has {', '.join(release.tracks)}"
         raise InputError(f"the release has no track {known}", where=f"release {release.name}", advice=advice)

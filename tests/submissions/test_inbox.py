@@ -128,6 +128,9 @@ def test_wrong_track(workspace: Workspace, release: Release, token: Token, tmp_p
         submit(workspace, release, folder, token, "sensorium", NOON)
     with pytest.raises(InputError, match=r"unknown track 'retina'. Choose one of sensorium, sensorium"):
         submit(workspace, release, folder, token, "retina", NOON)
+    write_submission(tmp_path / "mine", BUILD, 'name = "x"\nteam = "other-lab"\nentry_point = "model:build"\n')
+    with pytest.raises(SubmissionError, match=r"submission.toml, team: it is team other-lab's, not lobe-lab's"):
+        submit(workspace, release, folder, token, "sensorium", NOON)
     assert workspace.inbox.walk("") == []
 
 

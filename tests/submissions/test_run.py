@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 
-from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
 from sensorium_pipeline.progress import Progress
-from sensorium_pipeline.submissions.check import check_submission
-from sensorium_pipeline.submissions.package import new_submission
-from sensorium_pipeline.submissions.run import RUNNER, predict_images, run_submission
+from sensorium_pipeline.submissions.check import WholeRelease, check_submission, estimated_cost
+from sensorium_pipeline.submissions.package import Submission, new_submission
+from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
+from sensorium_pipeline.submissions.run import RUNNER, RunOutcome, predict_images, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
-from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
+from sensorium_pipeline.submissions.staging import StagedSession, load_staged, stage_sessions
 
 
 def wanted(session: StagedSession, images: np.ndarray) -> np.ndarray:
@@ -193,6 +194,45 @@ def test_check_runs_the_same_way(staged: Path, tier: IsolationTier, tmp_path: Pa
     assert report.run is not None
     assert report.run.tier == tier
     assert sorted(os.listdir(tmp_path)) == ["submission"]
+
+
+def test_check_says_what_the_whole_release_would_cost(staged: Path, tier: IsolationTier, tmp_path: Path) -> None:
+    description = 'name = "two"\nentry_point = "model:build"\nseeds = [0, 1]\n[parameters]\ngain = 0.01\n[resources]\nminutes = 0.5\n'
+    folder = write_submission(tmp_path / "submission", GOOD, description)
+    expected = tuple(session.expected for session in load_staged(staged).predicted)
+    report = check_submission(folder, staged, WholeRelease(1032, expected))
+    assert report.passed
+    assert report.run is not None
+    assert report.cost is not None
+    assert report.cost.seconds >= report.run.wall_seconds
+    assert report.cost.device_seconds == 2 * report.cost.seconds
+    assert report.cost.limit_seconds == 30
+
+
+def test_cost_is_a_straight_line_through_two_runs() -> None:
+    submission = Submission(name="x", entry_point="model:build", seeds=[0, 1, 2])
+
+    def run(seconds: float, memory: int | None) -> RunOutcome:
+        return RunOutcome(status="finished", seed=0, tier="none needed", wall_seconds=seconds, peak_memory_bytes=memory)
+
+    cost = estimated_cost(submission, run(5, 100), run(8, 400), (10, 40, 1040))
+    assert (cost.seconds, cost.device_seconds, cost.memory_bytes) == (108, 324, 10400)
+    # Noise of the start never makes a longer training a shorter one.
+    assert estimated_cost(submission, run(5, None), run(4.5, None), (10, 40, 1040)).seconds == 4.5
+    assert estimated_cost(submission, run(5, 100), run(8, 400), (10, 40, 40)).seconds == 8
+
+
+def test_check_holds_predictions_against_the_release_and_not_the_slice(staged: Path, tmp_path: Path) -> None:
+    expected = tuple(session.expected for session in load_staged(staged).predicted)
+    folder = write_submission(tmp_path / "submission", "", 'name = "file"\npredictions = "predictions"\n')
+    (folder / "predictions").mkdir()
+    for each in expected:
+        values = np.ones((len(each.trial_id), len(each.unit_id)), np.float32)
+        write_predictions(folder / "predictions" / f"{each.session}.npz", Predictions(each.trial_id, each.unit_id, values))
+    assert check_submission(folder, None, WholeRelease(1000, expected)).passed
+    (folder / "predictions" / f"{expected[1].session}.npz").unlink()
+    with pytest.raises(SubmissionError, match="no predictions for session static2-1-1"):
+        check_submission(folder, None, WholeRelease(1000, expected))
 
 
 def test_compiled_code_is_found_inside() -> None:
