@@ -2,23 +2,25 @@
 
 from prefect import flow, get_run_logger
 
+from sensorium_pipeline.archive import archived_plane
 from sensorium_pipeline.compute import cluster_address
 from sensorium_pipeline.ingestion import finished_plane, finished_session
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
 from tasks.common import WAITING, settings_for, workspace_at
-from tasks.plane import extract_plane
+from tasks.plane import archive_plane, extract_plane
 from tasks.recording import check_recording
 from tasks.session import publish_session
 
 
 @flow(name="ingest-session", flow_run_name="ingest {raw}", task_runner=WAITING)
-def ingest_session(raw: str, root: str | None = None, parameters: SessionParameters | None = None) -> SessionRecord:
+def ingest_session(raw: str, root: str | None = None, parameters: SessionParameters | None = None, archive: bool = False) -> SessionRecord:
     """A raw recording to a checked, published session.
 
     Args:
         raw: folder of the raw session, readable by the workers.
         root: root URL of the workspace; the environment's where it is left out.
         parameters: of every step; the defaults where they are left out.
+        archive: whether the raw movie is kept in the lab store as well.
     """
     parameters = parameters or SessionParameters()
     workspace = workspace_at(root)
@@ -26,11 +28,15 @@ def ingest_session(raw: str, root: str | None = None, parameters: SessionParamet
     found = [finished_plane(workspace, recording.digest, plane, parameters.imaging) for plane in range(recording.planes)]
     missing = [plane for plane, record in enumerate(found) if record is None]
     planes = [record for record in found if record is not None]
-    if missing:
+    unarchived = [plane for plane in range(recording.planes) if archive and archived_plane(workspace, recording.digest, plane) is None]
+    if missing or unarchived:
         with cluster_address(settings_for(root)) as address:
             extractions = [extract_plane.submit(raw, plane, root, parameters.imaging, address) for plane in missing]
+            archives = [archive_plane.submit(raw, plane, root, address) for plane in unarchived]
             planes = sorted(planes + [extraction.result() for extraction in extractions], key=lambda record: record.plane)
-    elif published := finished_session(workspace, recording.digest, planes, parameters):
+            for kept in archives:
+                kept.result()
+    if not missing and (published := finished_session(workspace, recording.digest, planes, parameters)):
         get_run_logger().info("session %s was published before, nothing to do", recording.name)
         return published
     return publish_session(raw, recording.name, planes, root, parameters)

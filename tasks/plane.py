@@ -1,9 +1,11 @@
-"""One plane of a recording, from raw frames to activity."""
+"""One plane of a recording: from raw frames to activity, and its raw frames into the archive."""
 
 from pathlib import Path
 
 from prefect import task
 
+from sensorium_pipeline import archive
+from sensorium_pipeline.archive import PlaneArchive
 from sensorium_pipeline.compute import Channel, run_on_cluster
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_plane
@@ -29,3 +31,19 @@ def extract_plane(raw: str, plane: int, root: str | None, parameters: ImagingPar
 
 def _extract_on_worker(raw: str, plane: int, root: str | None, parameters: ImagingParameters, channel: Channel) -> PlaneRecord:
     return ingest_plane(workspace_at(root), Path(raw), plane, parameters, progress=at_most_every(REPORT_SECONDS, channel.report))
+
+
+@task(
+    name="archive plane",
+    task_run_name="archive plane {plane}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY,
+    retry_condition_fn=worth_a_retry,
+)
+def archive_plane(raw: str, plane: int, root: str | None, address: str) -> PlaneArchive:
+    """Archive one plane's raw movie on the Dask cluster at `address`."""
+    return run_on_cluster(address, _archive_on_worker, raw, plane, root, progress=TaskProgress(f"archive of plane {plane}"))
+
+
+def _archive_on_worker(raw: str, plane: int, root: str | None, channel: Channel) -> PlaneArchive:
+    return archive.archive_plane(workspace_at(root), Path(raw), plane, progress=at_most_every(REPORT_SECONDS, channel.report))

@@ -84,27 +84,39 @@ def inspect(raw: RawFolder, json: Json = False) -> None:
             console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", highlight=False)
 
 
-def ingest(raw: RawFolder, root: Root = None, json: Json = False) -> None:
+def ingest(
+    raw: RawFolder,
+    archive: Annotated[bool, typer.Option("--archive", help="Keep the raw movie too, as sharded zarr, bit by bit.")] = False,
+    root: Root = None,
+    json: Json = False,
+) -> None:
     """Turn a raw session into a checked, published dataset with a quality report.
 
     Planes that were extracted before are not extracted again. A quality gate that refuses the session says by how much.
     """
+    from sensorium_pipeline.archive import archived_plane
     from sensorium_pipeline.recordings import open_session
     from sensorium_pipeline.storage import dataset_url, open_workspace
 
     settings = settings_of(root)
-    open_session(raw)  # what cannot be read is said before anything is started
+    session = open_session(raw)  # what cannot be read is said before anything is started
     with flows_ready(settings):
         from flows.ingest_session import ingest_session
 
-        record = ingest_session(str(raw.absolute()), settings.root)
+        record = ingest_session(str(raw.absolute()), settings.root, archive=archive)
     if json:
         print_json(record)
         return
-    report = dataset_url(open_workspace(settings).lab, record.report_digest)
+    workspace = open_workspace(settings)
+    report = dataset_url(workspace.lab, record.report_digest)
     trials = ", ".join(f"{count} {tier}" for tier, count in record.trials.items())
     console.print(f"Session {record.name}: {record.neurons} neurons; trials {trials}; {sum(record.rejected.values())} rejected")
     console.print(f"Quality report: {report}/report.md")
+    kept = [archived_plane(workspace, record.recording_digest, plane) for plane in range(session.planes)] if archive else []
+    for plane in kept:
+        if plane is not None:
+            size = f"{plane.stored_bytes / 1e6:.1f} MB, {plane.ratio:.2f} times smaller than the raw frames"
+            console.print(f"Raw movie of plane {plane.plane}: {dataset_url(workspace.lab, plane.digest)} ({size})")
 
 
 def extract(

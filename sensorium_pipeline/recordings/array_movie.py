@@ -104,6 +104,14 @@ def open_zarr(path: Path, dataset: str | None) -> ZarrMovie:
     return ZarrMovie(path, name, checked_shape(shape, dtype, path, name or "array"), dtype.newbyteorder("="))
 
 
+def zarr_attributes(path: Path) -> dict[str, object]:
+    """Attributes of the zarr group or array in a folder that `open_zarr` has opened."""
+    try:
+        return dict(zarr.open(str(path), mode="r").attrs)
+    except Exception as error:  # see ZarrMovie.read
+        raise unreadable(path, "attributes", error) from error
+
+
 def choose(path: Path, dataset: str | None, found: Found) -> str:
     """The name of the dataset that was asked for, or of the only one that is a movie."""
     if dataset is not None:

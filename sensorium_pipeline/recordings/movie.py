@@ -1,10 +1,11 @@
 """Opening a movie of any kind: TIFF, ScanImage, NWB, HDF5 or zarr."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.array_movie import open_hdf5, open_zarr
+from sensorium_pipeline.recordings.array_movie import open_hdf5, open_zarr, zarr_attributes
 from sensorium_pipeline.recordings.frames import Movie
 from sensorium_pipeline.recordings.nwb import open_nwb
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, is_scanimage, open_scanimage
@@ -58,7 +59,7 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
     suffix = path.suffix.lower()
     if path.is_dir():
         scans = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES)
-        return _of_recording(open_scanimage(scans), dataset) if scans else OpenedMovie(open_zarr(path, dataset))
+        return _of_recording(open_scanimage(scans), dataset) if scans else _of_zarr(path, dataset)
     if suffix == _NWB_SUFFIX:
         series = open_nwb(path, dataset)
         return OpenedMovie(series, series.frame_rate, series.pixel_size)
@@ -76,6 +77,18 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
         f"has the suffix {suffix!r}, which is not that of a movie",
         where=path,
         advice=f"Give {', '.join((*_TIFF_SUFFIXES, _NWB_SUFFIX, *_HDF5_SUFFIXES))}, a zarr folder or a folder of ScanImage files.",
+    )
+
+
+def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
+    """A zarr array; the attributes are those that an archived plane has."""
+    movie, attributes = open_zarr(path, dataset), zarr_attributes(path)
+    rate, size, both = (attributes.get(name) for name in ("frame_rate", "pixel_size", "bidirectional"))
+    return OpenedMovie(
+        movie,
+        float(rate) if isinstance(rate, int | float) and 0 < rate < math.inf else None,
+        (float(size[0]), float(size[1])) if isinstance(size, list) and len(size) == 2 and min(size) > 0 else None,
+        both is True,
     )
 
 
