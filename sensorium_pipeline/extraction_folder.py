@@ -20,7 +20,6 @@ from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
-from sensorium_pipeline.imaging.plane_report import plane_report
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, stage_keys
@@ -88,7 +87,13 @@ def extract_movie(
         # A run may have been killed between its last step and the removal of what it no longer needed.
         shutil.rmtree(out.absolute().with_name(name), ignore_errors=True)
         return metrics
-    with _writable(out), held_folder(out.absolute().parent, name, progress) as unfinished:
+    with (
+        _writable(out),
+        held_folder(out.absolute().parent, name, progress) as unfinished,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # What draws takes a second to load, which the compiled loops of motion correction do not wait for.
+        drawing = pool.submit(import_module, "sensorium_pipeline.imaging.plane_report")
         if out.exists():
             return _finished(out, keys)
         scratch = unfinished / "scratch"
@@ -114,8 +119,8 @@ def extract_movie(
         store = LocalStore(result / DATASET)
         trees.write_tree(store, xr.DataTree(data), progress)
         trees.consolidate(store, str(result / DATASET))
-        for name, content in plane_report(movie.name, plane, judge(plane.metrics)).items():
-            (result / name).write_bytes(content)
+        for file, content in drawing.result().plane_report(movie.name, plane, judge(plane.metrics)).items():
+            (result / file).write_bytes(content)
         result.rename(out)
     return plane.metrics
 
@@ -152,7 +157,7 @@ def _digest_of_movie(movie: Path, dataset: str | None, progress: ProgressCallbac
     total, done = sum(file.stat().st_size for file in files), 0
     state = hashlib.sha256(json.dumps([dataset or "", [file.relative_to(movie).as_posix() for file in files]]).encode())
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(import_module, "sensorium_pipeline.imaging.motion")  # loads torch meanwhile
+        loading = pool.submit(import_module, "sensorium_pipeline.imaging.motion")
         try:
             for file in files:
                 with file.open("rb") as stream:

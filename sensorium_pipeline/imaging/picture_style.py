@@ -112,5 +112,5 @@ def png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     # Without the program's version, so that the bytes say nothing but the picture.
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    figure.savefig(stream, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 3})
     return stream.getvalue()

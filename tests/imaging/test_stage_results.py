@@ -175,12 +175,12 @@ def movie_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_at_any_change_of_the_disk_the_next_run_ends_with_the_same_bytes(movie_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED_AT, str(movie_file), str(tmp_path), "12"]
+    command = [sys.executable, "-c", KILLED_AT, str(movie_file), str(tmp_path), "8"]
     # One thread, as what is forked must not wait for threads that were not.
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     killed = dict(line.split() for line in done.stdout.splitlines())
-    assert len(killed) > 8
+    assert len(killed) > 5
     assert "unfinished" in killed.values()
     expected = contents(tmp_path / "undisturbed")
     assert any(name.endswith("report.md") for name in expected)
