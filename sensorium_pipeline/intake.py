@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from sensorium_pipeline.errors import InputError, SubmissionError
+from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
 from sensorium_pipeline.evaluation import Job, latest_evaluation
 from sensorium_pipeline.sessions.phases import Phase, dates_of, phase_at
 from sensorium_pipeline.sessions.release import Release, read_release
-from sensorium_pipeline.storage import MissingObjectError, Series, Workspace, list_files, read_file
+from sensorium_pipeline.storage import MissingObjectError, Series, Workspace, read_file
 from sensorium_pipeline.submissions.inbox import (
     REQUESTS,
     SUBMISSIONS,
@@ -30,7 +30,7 @@ from sensorium_pipeline.submissions.inbox import (
     Statement,
     SubmissionRecord,
     Waiting,
-    check_size,
+    check_files,
     decision_series,
     list_decisions,
     list_submissions,
@@ -69,14 +69,19 @@ def take_in(workspace: Workspace) -> list[Decision | RequestDecision]:
     """
     new: list[Decision | RequestDecision] = []
     for place in waiting(workspace, SUBMISSIONS):
-        decision = _decide(workspace, place)
+        try:
+            decision = _decide(workspace, place)
+        except PlatformError as error:
+            # One whose files are damaged must not stop the others; it stays undecided.
+            new.append(_blank(place).model_copy(update={"reason": f"it could not be read, and is tried again: {error.problem}"}))
+            continue
         series = decision_series(workspace.sealed, SUBMISSIONS, place.team, place.track)
         new.append(decision if series.create(place.number, decision) else series.read(place.number, Decision))
     for place in waiting(workspace, REQUESTS):
         about = _decide_request(workspace, place)
         series = decision_series(workspace.sealed, REQUESTS, place.team, place.track)
         new.append(about if series.create(place.number, about) else series.read(place.number, RequestDecision))
-    update_standings(workspace, {(decision.team, decision.track) for decision in new})
+    update_standings(workspace, {(each.team, each.track) for each in new})
     return new
 
 
@@ -100,14 +105,15 @@ def update_standings(workspace: Workspace, teams: Iterable[tuple[str, str]]) -> 
     """Tell teams, given as (team, track), what became of their submissions."""
     gone = withdrawals(workspace)
     known: dict[str, Release] = {}
-    wanted = set(teams)
+    wanted, releases = set(teams), set(workspace.open.list("releases"))
     entries: dict[tuple[str, str, str], list[Standing]] = {}
     for decision in list_decisions(workspace):
         if (decision.team, decision.track) not in wanted:
             continue
         record = decision.submission
         if record is None:
-            names = [decision.release] if decision.release else []
+            # What it says may be no release at all.
+            names = [decision.release] if decision.release in releases else []
             standing = Standing(number=decision.number, digest=decision.digest, state="refused", reason=decision.reason)
         else:
             names = [record.release]
@@ -119,14 +125,18 @@ def update_standings(workspace: Workspace, teams: Iterable[tuple[str, str]]) -> 
         for name in names:
             entries.setdefault((name, decision.team, decision.track), []).append(standing)
     for (name, team, track), found in entries.items():
-        series, standings = standings_series(workspace.inbox, name, team, track), Standings(entries=tuple(found))
+        series, standings = standings_series(workspace.open, name, team, track), Standings(entries=tuple(found))
         latest = series.latest(Standings)
         if latest is None or latest[1] != standings:
             series.append(standings)
 
 
+def _blank(place: Waiting) -> Decision:
+    return Decision(team=place.team, track=place.track, number=place.number, received=place.received)
+
+
 def _decide(workspace: Workspace, place: Waiting) -> Decision:
-    decision = Decision(team=place.team, track=place.track, number=place.number, received=place.received)
+    decision = _blank(place)
     try:
         signed = _verified(workspace, place, read_event(workspace.inbox, place.path, SignedStatement))
         statement = signed.statement
@@ -183,9 +193,8 @@ def _release(workspace: Workspace, statement: Statement) -> Release:
 def _submission(workspace: Workspace, place: Waiting, statement: Statement) -> SubmissionRecord:
     release = _release(workspace, statement)
     try:
-        check_size(workspace, statement.digest)
-        entries = {entry.path: entry.size for entry in list_files(workspace.inbox, statement.digest)}
-        if entries.get(DESCRIPTION, MOST_DESCRIPTION_BYTES + 1) > MOST_DESCRIPTION_BYTES:
+        files = check_files(workspace, statement.digest)
+        if files.get(DESCRIPTION, MOST_DESCRIPTION_BYTES + 1) > MOST_DESCRIPTION_BYTES:
             raise _Refused(f"its {DESCRIPTION} is missing or too large")
         description = parse_description(read_file(workspace.inbox, statement.digest, DESCRIPTION), Path(DESCRIPTION))
     except MissingObjectError as error:

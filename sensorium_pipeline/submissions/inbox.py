@@ -15,16 +15,18 @@ from typing import Final, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import PlatformError, SubmissionError
-from sensorium_pipeline.storage import Series, Store, Workspace, download_files, list_files
+from sensorium_pipeline.storage import MissingObjectError, Series, Store, Workspace, download_files, list_files
 from sensorium_pipeline.storage.series import open_envelope
 from sensorium_pipeline.submissions.package import MOST_BYTES, MOST_FILES, TRACKS, Track
+from sensorium_pipeline.submissions.teams import TEAM
 
 SUBMISSIONS: Final = "submissions"
 REQUESTS: Final = "requests"
 Kind = Literal["submissions", "requests"]
 State = Literal["waiting", "accepted", "refused", "scored", "failed", "platform failed", "withdrawn"]
 LARGEST_EVENT = 64 * 1024
-_EVENT = re.compile(r"(submissions|requests)/([^/]+)/([^/]+)/(\d{6,})\.json")
+# What lies elsewhere in the inbox is nobody's submission.
+_EVENT = re.compile(rf"(submissions|requests)/({TEAM.pattern})/([a-z+]{{1,20}})/(\d{{6}}|[1-9]\d{{6,60}})\.json")
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -150,7 +152,7 @@ class Standing(_Record):
 
 
 class Standings(_Record):
-    """Series `standings/<release>/<team>/<track>` in the inbox store, written by the organisers for the team."""
+    """Series `standings/<release>/<team>/<track>` in the open store, written by the organisers."""
 
     entries: tuple[Standing, ...]
 
@@ -180,11 +182,12 @@ def waiting(workspace: Workspace, kind: Kind) -> list[Waiting]:
 
 def read_event(inbox: Store, path: str, kind: type[T]) -> T | None:
     """What somebody wrote into the inbox; None where it is no such record, or larger than one can be."""
-    payload = inbox.read_range(path, 0, LARGEST_EVENT + 1)
-    if len(payload) > LARGEST_EVENT:
+    try:
+        payload = inbox.read_range(path, 0, LARGEST_EVENT + 1)
+    except MissingObjectError:
         return None
     try:
-        return open_envelope(payload, kind, path)
+        return open_envelope(payload, kind, path) if len(payload) <= LARGEST_EVENT else None
     except PlatformError:
         return None
 
@@ -247,28 +250,32 @@ def decision_series(sealed: Store, kind: Kind, team: str, track: str) -> Series:
     return Series(sealed, f"intake/{kind}/{team}/{track}")
 
 
-def standings_series(inbox: Store, release: str, team: str, track: str) -> Series:
-    """Where a team reads what became of its submissions."""
-    return Series(inbox, f"standings/{release}/{team}/{track}")
+def standings_series(store: Store, release: str, team: str, track: str) -> Series:
+    """Where a team reads what became of its submissions, in the open store: reasons of failures stand in the tables, too."""
+    return Series(store, f"standings/{release}/{team}/{track}")
 
 
-def check_size(workspace: Workspace, digest: str) -> None:
-    """Refuse files that are more or larger than a submission may be.
+def check_files(workspace: Workspace, digest: str) -> dict[str, int]:
+    """The files of a submission in the inbox, name -> bytes; what a list of files says is its writer's, so nothing in it is believed.
 
     Raises:
         MissingObjectError: the inbox has no files of this digest.
-        SubmissionError: too many, or too large.
+        SubmissionError: too many, too large, or of names that would lead out of a folder.
     """
     files = list_files(workspace.inbox, digest)
+    for entry in files:
+        if entry.size < 0 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in entry.path.split("/")):
+            raise SubmissionError(f"{entry.path[:80]!a} is no name of a file", where=digest[:12], advice="Use plain relative names")
     size = sum(entry.size for entry in files)
     if len(files) > MOST_FILES or size > MOST_BYTES:
         advice = f"{MOST_FILES} files and {MOST_BYTES // 1024**2} MB are the limits"
         raise SubmissionError(f"{len(files)} files of {size // 1024**2} MB are too much", where=digest[:12], advice=advice)
+    return {entry.path: entry.size for entry in files}
 
 
 def fetch_submission(workspace: Workspace, record: SubmissionRecord, folder: Path) -> None:
     """Copy a submission's files out of the inbox into a fresh folder."""
-    check_size(workspace, record.digest)
+    check_files(workspace, record.digest)
     download_files(workspace.inbox, record.digest, folder)
 
 

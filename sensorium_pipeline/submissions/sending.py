@@ -178,7 +178,7 @@ def _check_quota(sent: list[SentBefore], phase: Phase, moment: datetime, team: s
 
 def _sent_before(workspace: Workspace, release: Release, token: Token, track: Track) -> list[SentBefore]:
     """What this token's team sent; what others wrote in its name is left out, as the token's own signature tells."""
-    latest = standings_series(workspace.inbox, release.name, token.team, track).latest(Standings)
+    latest = standings_series(workspace.open, release.name, token.team, track).latest(Standings)
     standings = {entry.number: entry for entry in latest[1].entries} if latest else {}
     series = Series(workspace.inbox, f"{SUBMISSIONS}/{token.team}/{track}")
     found = []

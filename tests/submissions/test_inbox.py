@@ -16,7 +16,7 @@ from sensorium_pipeline.intake import record_platform_failure, take_in, update_s
 from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.release import Release, ReleasedSession, change_phases
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Series, Workspace, open_workspace
+from sensorium_pipeline.storage import FileEntry, Manifest, Series, Workspace, canonical_json, digest_of, digest_of_bytes, open_workspace
 from sensorium_pipeline.submissions.inbox import (
     Decision,
     Request,
@@ -197,12 +197,49 @@ class TestTokens:
         workspace.inbox.create("submissions/lobe-lab/sensorium/000002.json", b"[" * 200_000)
         workspace.inbox.create("submissions/lobe-lab/retina/000001.json", b"{}")
         workspace.inbox.create("requests/lobe-lab/sensorium/000001.json", b"\xff")
-        post.send(token)
+        for name in ("0000007", "000000", "seven"):
+            workspace.inbox.create(f"submissions/lobe-lab/sensorium/{name}.json", b"{}")
+        root = Path(workspace.inbox.url.removeprefix("file://"))
+        (root / "submissions" / "a\\b" / "sensorium").mkdir(parents=True)
+        (root / "submissions" / "a\\b" / "sensorium" / "000001.json").write_bytes(b"{}")
+        assert post.send(token).number == 8
         take_in(workspace)
         found = reasons(workspace)
-        assert found["lobe-lab/sensorium/3"] == ""
+        assert found["lobe-lab/sensorium/8"] == ""
         assert {found[f"lobe-lab/sensorium/{number}"] for number in (1, 2)} == {"it is not a readable record"}
         assert take_in(workspace) == []
+
+    def test_a_release_that_is_none(self, workspace: Workspace, post: Post, token: Token) -> None:
+        for number, name in enumerate(("../../sealed", "", "2028", "x" * 300)):
+            statement = Statement(release=name, team="lobe-lab", track="sensorium", digest=str(number) * 64, at=NOON)
+            post.forge("lobe-lab", statement, token.sign(statement))
+        post.send(token)
+        take_in(workspace)
+        assert [reason[:24] for reason in reasons(workspace).values()] == ["there is no release '../", "there is no release ''",
+            "there is no release '202", "there is no release 'xxx", ""]  # fmt: skip
+        assert [path.path for path in workspace.open.walk("standings")] == ["standings/2027/lobe-lab/sensorium/000001.json"]
+
+    def test_lists_of_files_that_lead_elsewhere(self, workspace: Workspace, post: Post, token: Token, tmp_path: Path) -> None:
+        for path in ("../../../escaped", "/tmp/escaped", "a/../../b", ""):
+            entry = FileEntry(path=path, size=0, sha256=digest_of_bytes(b""))
+            description = FileEntry(path="submission.toml", size=1, sha256="0" * 64)
+            manifest = Manifest(kind="files", files=(entry, description))
+            stored = {"prefix": "data/x", "manifest": manifest.model_dump(mode="json")}
+            workspace.inbox.create(f"manifests/{digest_of(manifest)}.json", canonical_json(stored))
+            statement = Statement(release="2027", team="lobe-lab", track="sensorium", digest=digest_of(manifest), at=NOON)
+            post.forge("lobe-lab", statement, token.sign(statement))
+        take_in(workspace)
+        assert all("is no name of a file" in reason for reason in reasons(workspace).values())
+        assert len(reasons(workspace)) == 4
+
+    def test_damaged_files_stop_nobody_else(self, workspace: Workspace, post: Post, token: Token) -> None:
+        other = parse_token(add_team(workspace.sealed, "other-lab", NOON))
+        sent = post.send(token)
+        workspace.inbox.replace(f"manifests/{sent.digest}.json", b"{}")
+        post.send(other)
+        for _ in range(2):
+            assert {decision.identifier for decision in take_in(workspace) if "tried again" in decision.reason} == {sent.identifier}
+            assert reasons(workspace) == {"other-lab/sensorium/1": ""}
 
     def test_a_revoked_token(self, workspace: Workspace, post: Post, token: Token) -> None:
         post.send(token)
