@@ -54,7 +54,7 @@ def measure(workspace: Workspace, release: Release, track: str, starters: list[s
     hidden = load_hidden(workspace, competition.open_digest, TIER)
     _, _, inputs = load_inputs(open_dataset(workspace.open, competition.open_digest), TIER, track)
     print(f"\ntrack {track}, session {competition.name}, tier {TIER}, primary metric {primary_metric(track)}")
-    print(f"{'starter':14}{'single trial':>13}{'average':>9}{'FEVE':>9}{'seconds':>9}  paper")
+    print(f"{'starter':14}{'single trial':>13}{'average':>9}{'FEVE':>9}{'seconds':>9}")
     for starter in starters:
         with tempfile.TemporaryDirectory() as area:
             begun = time.perf_counter()
@@ -67,8 +67,8 @@ def measure(workspace: Workspace, release: Release, track: str, starters: list[s
         line = "".join(
             f"{number:>{width}.3f}" if number is not None else " " * width for number, width in zip(numbers, (13, 9, 9), strict=True)
         )
-        paper = BASELINES[starter].paper if starter in BASELINES else ""
-        print(f"{starter:14}{line}{seconds:9.0f}  {paper}", flush=True)
+        source = f"{BASELINES[starter].name} ({BASELINES[starter].paper})" if starter in BASELINES else ""
+        print(f"{starter:14}{line}{seconds:9.0f}  {source}", flush=True)
     ceiling = score.noise_ceiling
     print(f"{'noise ceiling':14}{ceiling.single_trial_correlation:13.3f}{ceiling.correlation_to_average:9.3f}")
 
