@@ -17,8 +17,9 @@ import pytest
 import xarray as xr
 from small_world import SMALL, tree_snapshot
 
+from sensorium_pipeline.archive import archived_plane
 from sensorium_pipeline.errors import InputError, QualityGateError
-from sensorium_pipeline.recordings import simulate_recording
+from sensorium_pipeline.recordings import open_session, simulate_recording
 from sensorium_pipeline.sessions.catalogue import list_sessions, read_binding
 from sensorium_pipeline.sessions.gates import SessionGates
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
@@ -202,3 +203,19 @@ def test_bad_input_fails_the_run_with_the_message_and_leaves_nothing(ingested: I
         state.result()
     assert last.name in (run_of(state).state.message or "")
     assert not tree_snapshot(tmp_path / "workspace")
+
+
+def test_the_raw_movie_is_archived_beside_a_session_that_is_there(ingested: Ingested) -> None:
+    from prefect_queries import task_runs_of
+
+    from flows.ingest_session import ingest_session
+
+    state: Any = ingest_session(str(ingested.raw), str(ingested.folder), archive=True, return_state=True)
+    assert state.result() == ingested.record
+    assert len(task_runs_of(state, "archive plane", PLANES)) == PLANES
+    session, lab = open_session(ingested.raw), open_workspace(Settings(root=str(ingested.folder)))
+    for plane in range(PLANES):
+        kept = archived_plane(lab, session.digest, plane)
+        assert kept is not None
+        with xr.open_zarr(dataset_url(lab.lab, kept.digest)) as data:
+            assert (data.channel_1.to_numpy() == session.plane(plane).read(0, session.volumes)).all()
