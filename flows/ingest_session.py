@@ -1,10 +1,12 @@
 """Recording -> motion -> cells -> traces -> activity -> trials -> session."""
 
+from pathlib import Path
+
 from prefect import flow, get_run_logger
 
 from sensorium_pipeline.archive import archived_plane
 from sensorium_pipeline.compute import cluster_address
-from sensorium_pipeline.ingestion import finished_plane, finished_session
+from sensorium_pipeline.ingestion import finished_plane, finished_session, session_parameters
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
 from tasks.common import WAITING, settings_for, workspace_at
 from tasks.plane import archive_plane, extract_plane
@@ -19,12 +21,12 @@ def ingest_session(raw: str, root: str | None = None, parameters: SessionParamet
     Args:
         raw: folder of the raw session, readable by the workers.
         root: root URL of the workspace; the environment's where it is left out.
-        parameters: of every step; the defaults where they are left out.
+        parameters: of every step; left out, the defaults with what the recording's session.toml changes.
         archive: whether the raw movie is kept in the lab store as well.
     """
-    parameters = parameters or SessionParameters()
     workspace = workspace_at(root)
     recording = check_recording(raw)
+    parameters = parameters or session_parameters(Path(raw))
     found = [finished_plane(workspace, recording.digest, plane, parameters.imaging) for plane in range(recording.planes)]
     missing = [plane for plane, record in enumerate(found) if record is None]
     planes = [record for record in found if record is not None]

@@ -6,11 +6,12 @@ that were finished, and a second run finds everything done.
 
 import os
 import tempfile
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sensorium_pipeline.environment import code_version, environment_digest
 from sensorium_pipeline.errors import InputError
@@ -22,6 +23,7 @@ from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.imaging.stage_results import STAGE_VERSIONS, StageDigests, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_session
+from sensorium_pipeline.recordings.session_folder import SESSION_FILE
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
@@ -38,6 +40,38 @@ class PlaneRecord(BaseModel):
     pixel_size: float
     stages: StageDigests
     metrics: PlaneMetrics
+
+
+def session_parameters(raw: Path) -> SessionParameters:
+    """The defaults, with what the table `parameters` of the recording's session.toml changes: `[parameters.gates.plane]` and so on.
+
+    Raises:
+        InputError: naming the field that is not known or has no such value.
+    """
+    path = raw / SESSION_FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("parameters", {})
+        parameters = SessionParameters.model_validate(table)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, advice="Correct the file.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["parameters", *map(str, first["loc"])])
+        raise InputError(f"{field}: {first['msg']}, got {first['input']!r}", where=path, advice=f"Correct {field}.") from error
+    if unknown := _unknown(table, parameters.model_dump(mode="json"), "parameters"):
+        raise InputError(f"{unknown} is no parameter", where=path, advice="Correct its name, or leave it out.")
+    return parameters
+
+
+def _unknown(given: Mapping[str, object], known: Mapping[str, object], path: str) -> str:
+    """The first name that is given and not known, with the tables it stands in; empty where there is none."""
+    for name, value in given.items():
+        if name not in known:
+            return f"{path}.{name}"
+        below = known[name]
+        if isinstance(value, dict) and isinstance(below, dict) and (found := _unknown(value, below, f"{path}.{name}")):
+            return found
+    return ""
 
 
 class _PlaneKey(BaseModel):

@@ -16,11 +16,12 @@ from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
 from sensorium_pipeline.evaluation import HIDDEN_TIERS
 from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.rankings.records import RankingTable
-from sensorium_pipeline.recordings.simulation import simulate_recording
+from sensorium_pipeline.recordings.simulation import simulate_recording, truth_folder
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, load_session_data, read_session
 from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.release import Release, change_phases, create_release, read_release
+from sensorium_pipeline.sessions.truth import TruthComparison, compare_with_truth
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, dataset_url, open_dataset, open_workspace
 from sensorium_pipeline.submissions.isolation import probe_isolation
@@ -43,12 +44,13 @@ RIDGE = 300.0
 
 
 class Demonstration(BaseModel):
-    """What a run of the demonstration did, and where its results lie; `timings` are (step, seconds)."""
+    """What a run of the demonstration did, and where its results lie; `truth` by session; `timings` are (step, seconds)."""
 
     folder: Path
     tables: list[RankingTable]
     page: str
     reports: dict[str, str]
+    truth: dict[str, TruthComparison]
     simulated: int
     ingested: int
     evaluated: int
@@ -99,6 +101,7 @@ def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration
             folder=folder,
             tables=rank_all(workspace, read_release(workspace.open, RELEASE)),
             page=f"{workspace.open.url}/publications/{RELEASE}/index.html",
+            truth={record.name: _beside_truth(workspace, record, folder / "raw") for record in records},
             reports={record.name: dataset_url(workspace.lab, record.report_digest) for record in records},
             simulated=len(missing),
             ingested=len({record.open_digest for record in records} - before),
@@ -112,6 +115,10 @@ def print_demo(demo: Demonstration) -> None:
     console.print()
     for table in demo.tables:
         print_ranking(table)
+    for name, truth in demo.truth.items():
+        found = f"{truth.matched} of {truth.neurons} simulated neurons found ({truth.matched_fraction:.0%})"
+        agree = f"responses correlate with the true spike counts by {truth.correlation:.2f} (median)"
+        console.print(f"Session {name}:    {found}, {agree}", highlight=False)
     console.print(f"Ranking page:     {demo.page}", highlight=False)
     for name, url in demo.reports.items():
         console.print(f"Quality report:   {url}/report.md  (session {name})", highlight=False)
@@ -166,6 +173,11 @@ def _ingest(folder: Path, root: str) -> list[SessionRecord]:
 
     with ThreadPoolExecutor(len(MICE)) as pool:
         return list(pool.map(lambda mouse: ingest_session(str(folder / mouse.name), root), MICE))
+
+
+def _beside_truth(workspace: Workspace, record: SessionRecord, raw: Path) -> TruthComparison:
+    """What only a simulation can tell: how much of what was simulated the session holds."""
+    return compare_with_truth(open_dataset(workspace.lab, record.lab_digest), truth_folder(raw / record.name))
 
 
 def _submit(workspace: Workspace, release: Release, folder: Path) -> None:

@@ -71,10 +71,12 @@ def simulate_recording(
 
 def inspect(raw: RawFolder, json: Json = False) -> None:
     """Say what is in a raw session, and whether it can be ingested."""
+    from sensorium_pipeline.ingestion import session_parameters
     from sensorium_pipeline.recordings import open_session
     from sensorium_pipeline.recordings.summary import describe
 
     summary = describe(open_session(raw))
+    session_parameters(raw)
     if json:
         print_json(summary)
         return
@@ -92,14 +94,17 @@ def ingest(
 ) -> None:
     """Turn a raw session into a checked, published dataset with a quality report.
 
-    Planes that were extracted before are not extracted again. A quality gate that refuses the session says by how much.
+    What was finished before, down to the stage of a plane, is not done again. A quality gate that refuses the session says by how much;
+    thresholds and parameters are changed in session.toml, in tables such as `[parameters.gates.plane]`.
     """
     from sensorium_pipeline.archive import archived_plane
+    from sensorium_pipeline.ingestion import session_parameters
     from sensorium_pipeline.recordings import open_session
     from sensorium_pipeline.storage import dataset_url, open_workspace
 
     settings = settings_of(root)
     session = open_session(raw)  # what cannot be read is said before anything is started
+    session_parameters(raw)
     with flows_ready(settings):
         from flows.ingest_session import ingest_session
 

@@ -72,7 +72,7 @@ class QualityGates(BaseModel):
         template_correlation: at least; likewise `crispness_gain`, `photons`, `kept_cells` and `median_snr`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     flagged_fraction: float = 0.2
     template_correlation: float = 0.1

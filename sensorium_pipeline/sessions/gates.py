@@ -22,7 +22,7 @@ class SessionGates(BaseModel):
         test_repeats: fewest released repeats of a test image; with one alone its noise is unknown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     plane: QualityGates = QualityGates()
     neurons: int = 1

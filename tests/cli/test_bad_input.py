@@ -38,6 +38,11 @@ def change_header(raw: Path) -> None:
     path.write_bytes(content.replace(b"SI.hRoiManager.linesPerFrame = 48", b"SI.hRoiManager.linesPerFrame = 84"))
 
 
+def append(raw: Path, table: str) -> None:
+    path = raw / "session.toml"
+    path.write_text(f"{path.read_text()}\n{table}\n")
+
+
 def rename_treadmill(raw: Path) -> None:
     with h5py.File(raw / "treadmill.h5", "a") as file:
         file.attrs["session"] = "8-1-1"
@@ -56,6 +61,11 @@ RAW: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("presentations.csv", "onset"),
     ),
     "treadmill of another session": (rename_treadmill, ("treadmill.h5", "belongs to session 8-1-1")),
+    "unknown parameter": (lambda raw: append(raw, "[parameters.gates.plane]\nmedian_sn = 2.0"), ("parameters.gates.plane.median_sn",)),
+    "impossible parameter": (
+        lambda raw: append(raw, '[parameters.gates]\nneurons = "many"'),
+        ("session.toml", "parameters.gates.neurons", "'many'"),
+    ),
     "unknown track": (lambda raw: replace(raw / "session.toml", '"sensorium"', '"sensorium2"'), ("session.toml", "release.track")),
 }
 
