@@ -1,0 +1,240 @@
+"""Sparse non-negative deconvolution of one trace: compiled, one thread, float64 arithmetic on float32 traces.
+
+Friedrich, Zhou and Paninski, Fast online deconvolution of calcium imaging data, PLoS Computational Biology 2017. Calcium follows
+c[t] = (d + r) c[t-1] - d r c[t-2] + s[t] with s >= 0, where d and r are the decay and the rise a frame, so that one unit of activity
+adds h[k] = (d^(k+1) - r^(k+1)) / (d - r) to the calcium k frames later. For a first order r is zero. Calcium without activity is a pool
+of frames: k frames into a pool that starts with v after a pool that ended with u it is v h[k] - u d r h[k-1]. Sums over a pool are
+therefore enough for its best v, and those of two neighbours combine in constant time.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+PASSES = 12  # at most so many solutions while the penalty is sought
+TOLERANCE = 0.005  # of the noise: how near to it the residual must come
+NEGLIGIBLE = 1e-9  # of a decay: what is left is no longer counted
+LOWEST = -2.0  # of the noise: the baseline lies not further below zero
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A trace explained by activity.
+
+    Attributes:
+        activity: (frames,) float32, >= 0: the calcium that a frame's activity adds.
+        calcium: (frames,) float32.
+        subtracted: baseline and penalty, which are one number.
+        baseline: mean of what the calcium leaves of the trace.
+        unexplained: variance of what it leaves.
+        events: how many events stand out of the noise; each counts by its energy over that and the noise's, from nought to one.
+    """
+
+    activity: NDArray[np.float32]
+    calcium: NDArray[np.float32]
+    subtracted: float
+    baseline: float
+    unexplained: float
+    events: float
+
+
+def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float, guess: float = 0.0) -> Explanation:
+    """The sparsest activity that leaves of a trace no more than its noise, or where none does, as little as can be.
+
+    Args:
+        trace: (frames,) less its slow baseline; NaN where a frame is missing.
+        decay: of the calcium, frames.
+        rise: frames; zero for calcium of first order.
+        noise: standard deviation within a frame, above zero.
+        guess: what is subtracted first; that of a similar kernel saves time.
+    """
+    d, r = np.exp(-1 / decay), (np.exp(-1 / rise) if rise > 0 else 0.0)
+    calcium, activity = np.empty(len(trace), np.float32), np.empty(len(trace), np.float32)
+    subtracted, baseline, unexplained, count = _constrain(trace, bool(np.isnan(trace).any()), d, r, noise, guess, calcium, activity)
+    return Explanation(activity, calcium, subtracted, baseline, unexplained, count)
+
+
+@numba.njit(nogil=True, cache=True)
+def _kernel_tables(decay, rise, frames):  # type: ignore[no-untyped-def]
+    """(length, 6) float64 over frames k: d^k, r^k, h[k]; sums of h^2 and of h[k] h[k-1] up to, but without, k; one over the former."""
+    length = min(frames, int(np.log(NEGLIGIBLE) / np.log(decay)) + 1) + 1
+    tables = np.empty((length, 6))
+    d, r, energy, cross, before = 1.0, 1.0, 0.0, 0.0, 0.0
+    for k in range(length):
+        now = (decay * d - rise * r) / (decay - rise)
+        tables[k, 0] = d
+        tables[k, 1] = r
+        tables[k, 2] = now
+        tables[k, 3] = energy
+        tables[k, 4] = cross
+        tables[k, 5] = 1 / energy if energy > 0 else 0.0
+        energy += now * now
+        cross += now * before
+        before = now
+        d *= decay
+        r *= rise
+    tables[length - 1, 0] = tables[length - 1, 1] = 0.0
+    return tables
+
+
+@numba.njit(nogil=True, cache=True)
+def _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
+    """Calcium and activity of one trace once `drop` (baseline and penalty) is subtracted.
+
+    Missing frames are NaN and carry no evidence; `gaps` tells whether there are any. `calcium` and `jumps` (frames,) float32 receive the
+    result; `starts` (frames + 1,) int64 and `pools` (frames + 1, 7) float64 are room to work in.
+
+    Returns:
+        mean and variance of what the calcium leaves of the trace over the known frames.
+    """
+    frames, end = len(trace), len(tables) - 1
+    both, product, span = decay + rise, decay * rise, decay - rise
+    from_decay, from_rise, per_square = decay / span, rise / span, 1 / (span * span)
+    # Of a pool: first frame; sums of d^k y and of r^k y; last calcium and last but one; with gaps also sums of d^2k, (d r)^k and r^2k.
+    # Those of the last pool are at hand, those before lie in `starts` and `pools`.
+    begin, on_decay, on_rise, last, but_one, squares, mixed, rises = 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    before, before_that = 0.0, 0.0  # the last calcium and the last but one of the pool before
+    count = 0  # pools before the last
+    for frame in range(frames):
+        value = np.float64(trace[frame]) - drop
+        known = value == value
+        if known and frame > 0 and value > both * last - product * but_one:
+            # Activity: a pool of its own.
+            starts[count] = begin
+            pools[count, 0], pools[count, 1], pools[count, 2], pools[count, 3] = on_decay, on_rise, last, but_one
+            if gaps:
+                pools[count, 4], pools[count, 5], pools[count, 6] = squares, mixed, rises
+                squares = mixed = rises = 1.0
+            count += 1
+            before, before_that = last, but_one
+            begin, on_decay, on_rise, last, but_one = frame, value, value, max(value, 0.0), before
+            continue
+        if known:
+            age = min(frame - begin, end)
+            d, r = tables[age, 0], tables[age, 1]
+            on_decay += d * value
+            on_rise += r * value
+            if gaps:
+                squares += d * d
+                mixed += d * r
+                rises += r * r
+        while True:
+            age = min(frame + 1 - begin, end)
+            if gaps:
+                energy = (decay * decay * squares - 2 * product * mixed + rise * rise * rises) * per_square
+                cross = (decay * squares - both * mixed + rise * rises) * per_square
+                inverse = 1 / energy if energy > 1e-12 else 0.0
+            else:
+                energy, cross, inverse = tables[age, 3], tables[age, 4], tables[age, 5]
+            evidence = from_decay * on_decay - from_rise * on_rise + before * product * cross
+            if count > 0 and evidence <= energy * (both * before - product * before_that):
+                # No activity in the pool's first frame: it belongs to the pool before.
+                count -= 1
+                age = min(begin - starts[count], end)
+                d, r = tables[age, 0], tables[age, 1]
+                on_decay = pools[count, 0] + d * on_decay
+                on_rise = pools[count, 1] + r * on_rise
+                if gaps:
+                    squares = pools[count, 4] + d * d * squares
+                    mixed = pools[count, 5] + d * r * mixed
+                    rises = pools[count, 6] + r * r * rises
+                begin = starts[count]
+                before = pools[count - 1, 2] if count > 0 else 0.0
+                before_that = pools[count - 1, 3] if count > 0 else 0.0
+                continue
+            first = max(evidence * inverse, 0.0)
+            if age == 1:
+                last, but_one = first, before
+            else:
+                but_one = first * tables[age - 2, 2] - (before * product * tables[age - 3, 2] if age > 2 else 0.0)
+                last = max(first * tables[age - 1, 2] - before * product * tables[age - 2, 2], 0.0)
+                but_one = max(but_one, 0.0)
+            break
+    starts[count] = begin
+    pools[count, 0], pools[count, 1] = on_decay, on_rise
+    if gaps:
+        pools[count, 4], pools[count, 5], pools[count, 6] = squares, mixed, rises
+    return _unfold(trace, gaps, decay, rise, tables, count, calcium, jumps, starts, pools)
+
+
+@numba.njit(nogil=True, cache=True)
+def _unfold(trace, gaps, decay, rise, tables, last_pool, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
+    """Calcium and activity of every frame, from the pools; returns the residual's mean and variance."""
+    frames, end = len(trace), len(tables) - 1
+    both, product, span = decay + rise, decay * rise, decay - rise
+    per_square = 1 / (span * span)
+    count, total, sum_of_squares = 0, 0.0, 0.0
+    before, before_that = 0.0, 0.0
+    for pool in range(last_pool + 1):
+        begin = starts[pool]
+        stop = starts[pool + 1] if pool < last_pool else frames
+        if gaps:
+            squares, mixed, rises = pools[pool, 4], pools[pool, 5], pools[pool, 6]
+            energy = (decay * decay * squares - 2 * product * mixed + rise * rise * rises) * per_square
+            cross = (decay * squares - both * mixed + rise * rises) * per_square
+            inverse = 1 / energy if energy > 1e-12 else 0.0
+        else:
+            age = min(stop - begin, end)
+            cross, inverse = tables[age, 4], tables[age, 5]
+        evidence = (decay * pools[pool, 0] - rise * pools[pool, 1]) / span + before * product * cross
+        jump = max(evidence * inverse, 0.0) - (both * before - product * before_that)
+        for frame in range(begin, stop):
+            jump = max(jump, 0.0) if frame == begin else 0.0
+            now = max(both * before - product * before_that + jump, 0.0)
+            jumps[frame] = jump
+            calcium[frame] = now
+            before_that = before
+            before = now
+            rest = np.float64(trace[frame]) - now
+            if rest == rest:
+                count += 1
+                total += rest
+                sum_of_squares += rest * rest
+    mean = total / max(count, 1)
+    return mean, sum_of_squares / max(count, 1) - mean * mean
+
+
+@numba.njit(nogil=True, cache=True)
+def _constrain(trace, gaps, decay, rise, noise, guess, calcium, jumps):  # type: ignore[no-untyped-def]
+    """See `explain`; returns what was subtracted, the residual's mean and variance, and the number of events."""
+    # The residual's standard deviation grows with what is subtracted, nearly linearly: false position, bisecting where that is slow.
+    frames = len(trace)
+    starts, pools, tables = np.empty(frames + 1, np.int64), np.empty((frames + 1, 7)), _kernel_tables(decay, rise, frames)
+    low, high = LOWEST * noise, np.inf
+    drop, under, over = max(guess, low), 0.0, 0.0  # how far from the noise both ends are; zero while unknown
+    mean, rest = 0.0, 0.0
+    for attempt in range(PASSES):
+        mean, rest = _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
+        miss = np.sqrt(max(rest, 0.0)) - noise
+        if abs(miss) < TOLERANCE * noise:
+            break
+        if miss > 0:
+            high, over = drop, miss
+            if drop <= low:
+                break
+        else:
+            low, under = drop, -miss
+        if high - low < 0.001 * noise:
+            break
+        if over == 0:
+            drop = low + 2 * under + 0.1 * noise
+        elif under == 0:
+            drop = max(high - 2 * over - 0.1 * noise, low) if attempt < 3 else low
+        elif attempt % 3 == 2:
+            drop = 0.5 * (low + high)
+        else:
+            drop = low + (high - low) * under / (under + over)
+    return drop, mean, rest, _events(jumps, tables, noise * noise)
+
+
+@numba.njit(nogil=True, cache=True)
+def _events(jumps, tables, variance):  # type: ignore[no-untyped-def]
+    energy = tables[len(tables) - 1, 3]
+    count = 0.0
+    for jump in jumps:
+        if jump > 0:
+            power = np.float64(jump) * jump * energy
+            count += power / (power + variance)
+    return count

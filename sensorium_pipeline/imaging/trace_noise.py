@@ -1,0 +1,73 @@
+"""Noise of a trace within a frame, from its power spectrum.
+
+Noise is flat, calcium falls: so the noise's level is read above a quarter of the frame rate, as the median over segments, which leaves
+bouts of activity out. A trace that was resampled from a lower rate holds nothing in the upper part of its spectrum; the noise is then
+read from the highest plateau below it.
+"""
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+SEGMENT = 256  # frames of a segment
+FEWEST_FRAMES = 8  # for a spectrum
+SLOWEST_NOISE = 2.0  # Hz: no plateau of the spectrum below is called noise
+MOST_MISSING = 0.1  # of the frames of a segment that is used
+MANY_SEGMENTS = 20  # so many need not overlap
+MEDIAN_OF_POWER = float(np.log(2))  # the median of a chi-squared variable of two degrees, over its mean
+
+
+def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.float64]:
+    """(neurons,) standard deviation of the noise within a frame of traces (neurons, frames), NaN where a frame is missing."""
+    neurons, frames = traces.shape
+    level = np.zeros(neurons)
+    length = min(SEGMENT, frames)
+    if length < FEWEST_FRAMES:
+        for neuron, trace in enumerate(traces):
+            steps = np.diff(trace[~np.isnan(trace)].astype(np.float64))
+            level[neuron] = np.sqrt(np.mean(steps**2) / 2) if len(steps) > 1 else 0.0
+        return level
+    window = np.hanning(length + 2)[1:-1]
+    window = (window / np.sqrt(np.mean(window**2) * length)).astype(np.float32)
+    slowest = max(int(SLOWEST_NOISE / frame_rate * length), 4)
+    for neuron, trace in enumerate(traces):
+        segments = _segments(trace, length)
+        if len(segments) == 0:
+            continue
+        transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * window, axis=1)
+        power = transform.real**2 + transform.imag**2
+        spectrum = np.median(power, axis=0) / MEDIAN_OF_POWER if len(segments) > 2 else power.mean(0)
+        level[neuron] = np.sqrt(_white_level(spectrum.astype(np.float64), slowest))
+    return level
+
+
+def _segments(trace: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Segments (segments, length) of one trace, half-overlapping unless many, gaps filled linearly, those with much missing left out."""
+    missing = np.isnan(trace)
+    if missing.all():
+        return np.empty((0, length), np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view
+    step = length if len(trace) >= MANY_SEGMENTS * length else length // 2
+    if not missing.any():
+        return windows(trace, length)[::step]
+    known = np.flatnonzero(~missing)
+    filled = np.interp(np.arange(len(trace)), known, trace[known]).astype(np.float32)
+    good = windows(missing, length)[::step].mean(1) < MOST_MISSING
+    segments = windows(filled, length)[::step]
+    return segments[good] if good.any() else segments
+
+
+def _white_level(spectrum: NDArray[np.float64], slowest: int) -> float:
+    """Variance of white noise within a frame, from a one-sided power spectrum, of a plateau not below the index `slowest`."""
+    half = len(spectrum) - 1
+    top, level, variance = half, 0.0, 0.0
+    # Calcium falls by four or more an octave where it still falls; noise is flat. The empty end of an interpolated trace may be flat
+    # too, but then lies far below the plateau of the noise.
+    while top // 2 >= slowest:
+        middle = round(top / np.sqrt(2))
+        plateau = spectrum[top // 2 : top].mean()
+        if spectrum[middle:top].mean() > 0.6 * spectrum[top // 2 : middle].mean() and plateau > 5 * level:
+            # Noise of a resampled trace fills only the lower `top` of `half` frequencies.
+            level, variance = plateau, float(plateau * top / half)
+        top = int(0.9 * top)
+    return variance if level > 0 else float(spectrum[half // 2 : half].mean())
