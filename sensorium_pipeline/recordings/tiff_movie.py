@@ -1,5 +1,6 @@
 """Movies in TIFF files that are not ScanImage's: every page a frame, or one directory for all frames, as ImageJ writes it."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,9 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
 from sensorium_pipeline.recordings.tiff import DESCRIPTION, PageTable
 from sensorium_pipeline.recordings.tiff_description import read_description
+
+# What it logs about a damaged file, the one error says.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
