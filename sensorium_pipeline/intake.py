@@ -21,6 +21,7 @@ from sensorium_pipeline.submissions.inbox import (
     REQUESTS,
     SUBMISSIONS,
     Decision,
+    Place,
     RequestDecision,
     SignedRequest,
     SignedStatement,
@@ -45,8 +46,8 @@ from sensorium_pipeline.submissions.teams import read_team, why_not_signed
 S = TypeVar("S", SignedStatement, SignedRequest)
 
 
-class _Place(BaseModel):
-    """A place in a day's quota, and who has it."""
+class _Holder(BaseModel):
+    """Who has a place in a day's quota."""
 
     identifier: str
 
@@ -101,15 +102,18 @@ def state_of(workspace: Workspace, record: SubmissionRecord, release: Release) -
     return ("platform failed", fault[1].reason) if fault else ("accepted", "")
 
 
-def update_standings(workspace: Workspace, teams: Iterable[tuple[str, str]]) -> None:
-    """Tell teams, given as (team, track), what became of their submissions."""
-    gone = withdrawals(workspace)
+def update_standings(workspace: Workspace, places: Iterable[Place]) -> None:
+    """Tell teams, for each team and track, what became of their submissions."""
+    for place in sorted(set(places)):
+        _update_standings(workspace, place)
+
+
+def _update_standings(workspace: Workspace, place: Place) -> None:
+    gone = withdrawals(workspace, place)
     known: dict[str, Release] = {}
-    wanted, releases = set(teams), set(workspace.open.list("releases"))
-    entries: dict[tuple[str, str, str], list[Standing]] = {}
-    for decision in list_decisions(workspace):
-        if (decision.team, decision.track) not in wanted:
-            continue
+    releases = set(workspace.open.list("releases"))
+    entries: dict[str, list[Standing]] = {}
+    for decision in list_decisions(workspace, place):
         record = decision.submission
         if record is None:
             # What it says may be no release at all.
@@ -123,9 +127,9 @@ def update_standings(workspace: Workspace, teams: Iterable[tuple[str, str]]) -> 
                 state, reason = "withdrawn", ""
             standing = Standing(number=decision.number, digest=record.digest, state=state, reason=reason)
         for name in names:
-            entries.setdefault((name, decision.team, decision.track), []).append(standing)
-    for (name, team, track), found in entries.items():
-        series, standings = standings_series(workspace.open, name, team, track), Standings(entries=tuple(found))
+            entries.setdefault(name, []).append(standing)
+    for name, found in entries.items():
+        series, standings = standings_series(workspace.open, name, *place), Standings(entries=tuple(found))
         latest = series.latest(Standings)
         if latest is None or latest[1] != standings:
             series.append(standings)
@@ -154,9 +158,7 @@ def _decide_request(workspace: Workspace, place: Waiting) -> RequestDecision:
         request = signed.statement
         release = _release(workspace, request)
         same = [
-            record
-            for record in list_submissions(workspace, release.name)
-            if (record.team, record.track, record.digest) == (place.team, place.track, request.digest)
+            record for record in list_submissions(workspace, release.name, of=(place.team, place.track)) if record.digest == request.digest
         ]
         if not same:
             raise _Refused("the team has no such submission that was taken in and not withdrawn")
@@ -205,11 +207,7 @@ def _submission(workspace: Workspace, place: Waiting, statement: Statement) -> S
         raise _Refused(f"it is for {description.track}, not for {statement.track}")
     if description.team not in (None, place.team):
         raise _Refused(f"it says that it is team {description.team[:40]!r}'s")
-    before = [
-        record
-        for record in list_submissions(workspace, release.name, withdrawn=True)
-        if (record.team, record.track) == (place.team, place.track)
-    ]
+    before = list_submissions(workspace, release.name, withdrawn=True, of=(place.team, place.track))
     if same := [record for record in before if record.digest == statement.digest]:
         raise _Refused(f"it was submitted before as {same[0].identifier}")
     team = read_team(workspace.sealed, place.team)
@@ -239,14 +237,14 @@ def _take_place(
     """Take a place in the day's quota; a submission that was cut off while it was decided has its place already."""
     day = phase.day(place.received)
     places = Series(workspace.sealed, f"quota/{release.name}/{place.team}/{place.track}/{day}")
-    taken = [holder.identifier for _, holder in places.all(_Place)]
+    taken = [holder.identifier for _, holder in places.all(_Holder)]
     states = [state_of(workspace, record, release)[0] for record in before if record.identifier in taken]
     allowed = phase.per_day + states.count("platform failed") + min(states.count("failed"), phase.failed_per_day)
     while identifier not in taken:
         if len(taken) >= allowed:
             used = f"the quota of {phase.per_day} a day was used on {day} ({phase.time_zone}) by {', '.join(taken)}"
             raise _Refused(f"{used}; submit it again another day")
-        if not places.create(len(taken) + 1, _Place(identifier=identifier)):
-            taken = [holder.identifier for _, holder in places.all(_Place)]
+        if not places.create(len(taken) + 1, _Holder(identifier=identifier)):
+            taken = [holder.identifier for _, holder in places.all(_Holder)]
         else:
             return

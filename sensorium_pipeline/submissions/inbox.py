@@ -24,6 +24,8 @@ SUBMISSIONS: Final = "submissions"
 REQUESTS: Final = "requests"
 Kind = Literal["submissions", "requests"]
 State = Literal["waiting", "accepted", "refused", "scored", "failed", "platform failed", "withdrawn"]
+Place = tuple[str, str]
+"""A team and a track, which have a series of their own."""
 LARGEST_EVENT = 64 * 1024
 # What lies elsewhere in the inbox is nobody's submission.
 _EVENT = re.compile(rf"(submissions|requests)/({TEAM.pattern})/([a-z+]{{1,20}})/(\d{{6}}|[1-9]\d{{6,60}})\.json")
@@ -192,28 +194,31 @@ def read_event(inbox: Store, path: str, kind: type[T]) -> T | None:
         return None
 
 
-def list_decisions(workspace: Workspace) -> list[Decision]:
-    """Every decision about a submission, by team, track and number."""
-    return list(_decisions(workspace.sealed, SUBMISSIONS, Decision))
+def list_decisions(workspace: Workspace, of: Place | None = None) -> list[Decision]:
+    """Every decision about a submission, by team, track and number; or those of one team and track."""
+    return list(_decisions(workspace.sealed, SUBMISSIONS, Decision, of))
 
 
-def list_requests(workspace: Workspace) -> list[RequestDecision]:
-    """Every decision about a request, by team, track and number."""
-    return list(_decisions(workspace.sealed, REQUESTS, RequestDecision))
+def list_requests(workspace: Workspace, of: Place | None = None) -> list[RequestDecision]:
+    """Every decision about a request, by team, track and number; or those of one team and track."""
+    return list(_decisions(workspace.sealed, REQUESTS, RequestDecision, of))
 
 
-def list_submissions(workspace: Workspace, release: str | None = None, *, withdrawn: bool = False) -> list[SubmissionRecord]:
+def list_submissions(
+    workspace: Workspace, release: str | None = None, *, withdrawn: bool = False, of: Place | None = None
+) -> list[SubmissionRecord]:
     """The submissions that were taken in, by team, track and number.
 
     Args:
         workspace: needs its sealed store.
         release: only those sent to it.
         withdrawn: also those that were withdrawn.
+        of: only those of one team and track.
     """
-    gone = {} if withdrawn else withdrawals(workspace)
+    gone = {} if withdrawn else withdrawals(workspace, of)
     found: list[SubmissionRecord] = []
     seen: set[tuple[str, ...]] = set()
-    for decision in list_decisions(workspace):
+    for decision in list_decisions(workspace, of):
         record = decision.submission
         if record is None or release not in (None, record.release):
             continue
@@ -224,10 +229,10 @@ def list_submissions(workspace: Workspace, release: str | None = None, *, withdr
     return found
 
 
-def withdrawals(workspace: Workspace) -> dict[tuple[str, ...], datetime]:
+def withdrawals(workspace: Workspace, of: Place | None = None) -> dict[tuple[str, ...], datetime]:
     """When what was withdrawn, by (release, team, track, digest)."""
     found: dict[tuple[str, ...], datetime] = {}
-    for decision in list_requests(workspace):
+    for decision in list_requests(workspace, of):
         if decision.request is not None and decision.request.action == "withdraw":
             found.setdefault(_key(decision.request), decision.received)
     return found
@@ -279,11 +284,11 @@ def fetch_submission(workspace: Workspace, record: SubmissionRecord, folder: Pat
     download_files(workspace.inbox, record.digest, folder)
 
 
-def _decisions(sealed: Store, kind: Kind, model: type[T]) -> Iterator[T]:
-    for team in sealed.list(f"intake/{kind}"):
-        for track in TRACKS:
-            for _, decision in decision_series(sealed, kind, team, track).all(model):
-                yield decision
+def _decisions(sealed: Store, kind: Kind, model: type[T], of: Place | None) -> Iterator[T]:
+    places = [of] if of else [(team, track) for team in sealed.list(f"intake/{kind}") for track in TRACKS]
+    for team, track in places:
+        for _, decision in decision_series(sealed, kind, team, track).all(model):
+            yield decision
 
 
 def _key(statement: Statement) -> tuple[str, ...]:
