@@ -9,8 +9,8 @@ calcium); the noise comes from the spectrum (`trace_noise`), the time constants 
 - Indicators of the GCaMP family answer a burst more than proportionally (Hill coefficients above two: Chen et al., Nature 2013), so
   large events are made smaller against small ones, their sum staying what it was.
 
-What is fixed here was chosen on simulated traces (published kinetics of GCaMP6f and GCaMP6s, linear and with a Hill coefficient) and on
-DS16 of the Cascade collection; DS09 and DS14 were looked at while choosing how to join the two estimates of the time constants.
+What is fixed here was chosen on simulated traces (published kinetics of GCaMP6f and GCaMP6s, linear and with a Hill coefficient) with
+DS09, DS14 and DS16 of the Cascade collection in view: none of these is an untouched test of the method.
 
 Frames that are NaN (flagged for motion) carry no evidence: calcium decays through them, what rises meanwhile is theirs, and they stay
 NaN in the results.

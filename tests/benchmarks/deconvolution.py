@@ -5,8 +5,7 @@
 FOLDER holds one folder of .mat files (simultaneous calcium imaging and electrophysiology, the Cascade collection's format) a data set.
 Traces are brought to about 30 Hz by averaging neighbouring frames; a frame's time is its middle. For each cell: correlation of activity
 and spike counts in 500 ms bins, and at 30 Hz after a Gaussian of 50 ms. Recordings of one cell are deconvolved one by one and joined.
-What is fixed in the method was chosen on simulated traces and DS16; DS09 and DS14 were looked at while choosing how to join the two
-estimates of the time constants.
+What is fixed in the method was chosen on simulated traces with these data sets in view: none of them is an untouched test.
 
 Peers run as processes of the Python that is named, which has oasis-deconv or suite2p installed.
 """
