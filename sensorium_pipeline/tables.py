@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.evaluation import EvaluationRecord, Job, latest_evaluation
+from sensorium_pipeline.evaluation import EvaluationRecord, Job, is_current, latest_evaluation, list_jobs
 from sensorium_pipeline.hidden_scores import read_scores
-from sensorium_pipeline.rankings.publication import Publication, latest_publication
+from sensorium_pipeline.rankings.publication import Publication, content_digest, latest_publication
 from sensorium_pipeline.rankings.records import TIER_LABELS, Entry, RankingTable, Withdrawal
 from sensorium_pipeline.rankings.selection import which_counts
 from sensorium_pipeline.rankings.table import rank_submissions
@@ -15,7 +15,7 @@ from sensorium_pipeline.scoring import Tier, Track
 from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.storage import Workspace
-from sensorium_pipeline.submissions.inbox import choices, list_submissions, withdrawals
+from sensorium_pipeline.submissions.inbox import REQUESTS, SUBMISSIONS, Kind, choices, list_submissions, waiting, withdrawals
 
 
 def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previous: Publication | None = None) -> RankingTable:
@@ -62,6 +62,22 @@ def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previ
         if job.identifier in gone
     ]
     return _rank(workspace, release, track, tier, jobs, previous, withdrawn)
+
+
+def nothing_new(workspace: Workspace, release: Release, only: Sequence[str] = ()) -> list[str] | None:
+    """Identifiers of all submissions where every one is evaluated and the published tables are those of today; else None.
+
+    It takes seconds where an evaluation would first start its services. What waits in the inbox is new, and is not decided here.
+    """
+    kinds: tuple[Kind, ...] = (SUBMISSIONS, REQUESTS)
+    if any(waiting(workspace, kind) for kind in kinds):
+        return None
+    jobs = list_jobs(workspace, release, only=only)
+    before = latest_publication(workspace.open, release.name)
+    if before is None or not all(is_current(workspace, job) for job in jobs):
+        return None
+    today = content_digest(rank_all(workspace, release), final_open="final_test" in release.opened_tiers)
+    return [job.identifier for job in jobs] if before.record.content_digest == today else None
 
 
 def rank_all(workspace: Workspace, release: Release) -> list[RankingTable]:
@@ -146,13 +162,14 @@ def _taken(evaluation: EvaluationRecord | None) -> dict[str, Any]:
     outcomes = [run.outcome for run in evaluation.runs if run.outcome.wall_seconds] if evaluation else []
     if not outcomes:
         return {}
-    seconds = sum(outcome.wall_seconds for outcome in outcomes)
+    # Rounded: a submission chooses what it takes, and the tables are public.
+    seconds = round(sum(outcome.wall_seconds for outcome in outcomes), 1)
     energies = [outcome.energy_joules for outcome in outcomes]
     known = [energy for energy in energies if energy is not None]
     return {
         "wall_seconds": seconds,
         "device_seconds": seconds,
-        "energy_joules": sum(known) if len(known) == len(energies) else None,
-        "peak_memory_bytes": max((outcome.peak_memory_bytes or 0 for outcome in outcomes), default=0) or None,
+        "energy_joules": round(sum(known)) if len(known) == len(energies) else None,
+        "peak_memory_bytes": round(max(outcome.peak_memory_bytes or 0 for outcome in outcomes) / 2**20) * 2**20 or None,
         "isolation": tuple(sorted({outcome.tier for outcome in outcomes})),
     }

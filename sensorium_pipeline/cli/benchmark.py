@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, settings_of, workspace_of
+from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.terminal import console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,11 +37,28 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate every submission that is new, then publish the tables; what was evaluated before is not run again."""
-    settings = settings_of(root)
+    from sensorium_pipeline.sessions.release import choose_release
+    from sensorium_pipeline.tables import nothing_new
+
+    settings, workspace = settings_of(root), workspace_of(root)
+    chosen = choose_release(workspace.open, release)
+    known = nothing_new(workspace, chosen, only or ())
+    if known is not None:
+        if json:
+            print_json({"release": chosen.name, "evaluated": [], "known": known, "refused": []})
+        else:
+            console.print(f"0 evaluated, {len(known)} known before")
+        return
     with flows_ready(settings):
+        from prefect.exceptions import CancelledRun
+
         from flows.evaluate_submissions import evaluate_submissions
 
-        summary = evaluate_submissions(release, settings.root, only)
+        try:
+            summary = evaluate_submissions(release, settings.root, only)
+        except CancelledRun as error:
+            problem = "the run was cancelled in Prefect"
+            raise PlatformError(problem, where="evaluate", advice="What was finished is kept; run it again to go on.") from error
     if json:
         print_json(summary)
         return

@@ -96,7 +96,7 @@ def publish(store: Store, release: str, tables: Sequence[RankingTable], *, final
     series = Series(store, _series(release))
     _refuse_unpublishable(release, tables, final_open)
     ordered = sorted(tables, key=lambda table: (table.track, table.tier != "final_test"))
-    content = digest_of([table.without_changes() for table in ordered] + [final_open])
+    content = content_digest(ordered, final_open=final_open)
     before = latest_publication(store, release)
     if before is not None and before.record.content_digest == content:
         _redirect(store, release, before.record)
@@ -115,6 +115,12 @@ def publish(store: Store, release: str, tables: Sequence[RankingTable], *, final
     newest = series.latest(PublicationRecord)
     _redirect(store, release, newest[1] if newest else record)
     return _published(store, release, number, record, new=True, changes=changes)
+
+
+def content_digest(tables: Sequence[RankingTable], *, final_open: bool) -> str:
+    """Digest of tables without their column of changes: the same content is not published twice."""
+    ordered = sorted(tables, key=lambda table: (table.track, table.tier != "final_test"))
+    return digest_of([table.without_changes() for table in ordered] + [final_open])
 
 
 def render_files(release: str, tables: Sequence[RankingTable], changes: Sequence[TableChanges]) -> dict[str, bytes]:

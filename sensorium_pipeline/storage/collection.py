@@ -11,6 +11,8 @@ from sensorium_pipeline.storage.store import Store
 
 # Longer than any dataset takes to be written: a younger prefix may belong to a writer that has not sealed it yet.
 GRACE_PERIOD = timedelta(days=7)
+# Of runs that are under way: kept by them, and removed at their end.
+CHECKPOINTS = "checkpoints"
 SHORTEST_GRACE_PERIOD = timedelta(hours=1)
 
 
@@ -38,7 +40,7 @@ class CollectionReport(BaseModel):
 def collect_garbage(
     store: Store, *, dry_run: bool, grace_period: timedelta = GRACE_PERIOD, now: datetime | None = None
 ) -> CollectionReport:
-    """Remove what no manifest of this store names and what has not changed for the grace period.
+    """Remove what no manifest of this store names and what has not changed for the grace period, checkpoints of abandoned runs too.
 
     Manifests, generations of series and results are never removed.
 
@@ -60,7 +62,7 @@ def collect_garbage(
         )
     moment = now or datetime.now(UTC)
     # Data are listed before manifests are read: what is sealed in between is then found named.
-    candidates = [found for prefix in (DATA, TEMPORARY) for found in _prefixes(store, prefix)]
+    candidates = [found for prefix in (DATA, TEMPORARY, CHECKPOINTS) for found in _prefixes(store, prefix)]
     named = _named_prefixes(store)
     unnamed = [candidate for candidate in candidates if candidate.path not in named]
     old = [candidate for candidate in unnamed if moment - candidate.modified > grace_period]

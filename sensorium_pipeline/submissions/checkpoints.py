@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.storage import MissingObjectError, Store, StoredObject, digest_of_file
+from sensorium_pipeline.storage.collection import CHECKPOINTS
 
-CHECKPOINTS = "checkpoints"
 KEPT = 2
 READ_BYTES = 8 * 1024**2
 

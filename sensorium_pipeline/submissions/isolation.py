@@ -1,4 +1,14 @@
-"""Which tier of isolation this machine can hold: found out by trying to break out, not by asking for versions."""
+"""Which tier of isolation this machine can hold: found out by trying to break out, not by asking for versions.
+
+What no tier closes, since a submission must see the images of hidden tiers to predict them:
+- Predictions are numbers that the submission chooses. They stay in the sealed store, and only scores leave it, so what they could carry
+  reaches nobody but as a score of four digits.
+- How long a run took, how much memory it used and whether it failed are shown to its team: some bits a submission.
+- Progress, held to known words and numbers, and the learning curve are what the submission says; organisers alone see them, as what it
+  prints. Its error messages reach its team where they come from the smoke run, which has visible trials alone.
+- Two sandboxes on one machine share its processor caches and its clock. One that must not learn from another's timing needs a machine of
+  its own.
+"""
 
 import functools
 import json

@@ -130,10 +130,8 @@ def main() -> None:
             del os.environ["SENSORIUM_DASK_ADDRESS"]
         each = (seconds["idle", 1] - nothing) / NEW
         print(f"platform's own cost of a new submission: {each:.2f} s ({NEW} of them in {seconds['idle', 1]:.2f} s, one worker)")
-        ratio = seconds["busy", 1] / seconds["busy", 2]
-        print(
-            f"{NEW} submissions of {MODEL_SECONDS:.0f} s: one worker {seconds['busy', 1]:.1f} s, two {seconds['busy', 2]:.1f} s, {ratio:.2f} x"
-        )
+        one, two = seconds["busy", 1], seconds["busy", 2]
+        print(f"{NEW} submissions of {MODEL_SECONDS:.0f} s: one worker {one:.1f} s, two {two:.1f} s, {one / two:.2f} x")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,11 @@ def test_rank_and_explain(sensorium, evaluated: World, isolated: None) -> None:
     assert second["score"]["value"] in values
     digests = {digest for number in explained["numbers"] for listed in number["digests"].values() for digest in listed}
     assert table["data"][0]["open_digest"] in digests
-    assert f"{second['score']['value']:.6f}" in sensorium("explain", "baseline", "--root", evaluated.root).out
+    said = sensorium("explain", "baseline", "--root", evaluated.root).out
+    assert f"{second['score']['value']:.6f}" in said
+    # What its run took, beside where its numbers came from.
+    assert explained["wall_seconds"] == explained["device_seconds"] > 0
+    assert f"{explained['peak_memory_bytes'] / 2**20:.0f} MB at most, energy not readable, bubblewrap" in said
 
 
 def test_a_closed_tier_is_not_ranked(sensorium, evaluated: World) -> None:
@@ -167,4 +171,8 @@ def test_evaluate_with_services_of_its_own(changeable: World, tmp_path) -> None:
     said = as_process("evaluate", "--root", changeable.root, "--json", SENSORIUM_WORKERS="1")
     summary = parsed(said)
     assert [(result["identifier"], result["status"]) for result in summary["evaluated"]] == [("filer/sensorium/1", "scored")]
+    # Again there is nothing to do, and nothing is started for it.
+    again = as_process("evaluate", "--root", changeable.root, "--json", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert parsed(again)["evaluated"] == []
+    assert "filer/sensorium/1" in parsed(again)["known"]
     assert "Traceback" not in said.error

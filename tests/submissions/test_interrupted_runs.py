@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -13,8 +14,9 @@ from submission_samples import GOOD, SMALL, Run, write_submission
 
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.settings import RootSettings
-from sensorium_pipeline.storage import Store
-from sensorium_pipeline.submissions.checkpoints import CHECKPOINTS, KeptCheckpoints
+from sensorium_pipeline.storage import Store, collect_garbage
+from sensorium_pipeline.storage.collection import CHECKPOINTS
+from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.run import run_submission
 
 STEPS = 8
@@ -130,6 +132,15 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(store: Store, tmp_path: P
     assert (tmp_path / "found").read_bytes() == b"second"
     assert not KeptCheckpoints(store, "another run").latest(tmp_path / "found")
     assert not (tmp_path / "found").exists()
+
+
+def test_checkpoints_that_nobody_comes_back_for_are_garbage(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"state")
+    KeptCheckpoints(store, "abandoned").keep(tmp_path / "source")
+    assert collect_garbage(store, dry_run=False).removed == []
+    later = datetime.now(UTC) + timedelta(days=30)
+    assert [garbage.path for garbage in collect_garbage(store, dry_run=False, now=later).removed] == [f"{CHECKPOINTS}/abandoned"]
+    assert not KeptCheckpoints(store, "abandoned").exist()
 
 
 def test_without_saving_a_run_starts_anew(run: Run, store: Store) -> None:
