@@ -34,6 +34,7 @@ from sensorium_pipeline.imaging.trace_noise import noise_level
 BLOCK = 16  # traces a thread solves at a time
 MOST_NOISE = 0.9  # of a trace's variance: so little is left to explain in a trace that looks like noise alone
 FLAT = 1e-12  # of the squared mean: no more variance than rounding leaves
+KINETICS_RATE, KINETICS_FRAMES = 25.0, 256  # Hz, frames: no fewer tell the time constants
 UNKNOWN_RISE = 0.5  # frames, for calcium of first order
 SUPRALINEARITY = 0.85  # power of an event's size that goes with the number of its spikes
 
@@ -148,7 +149,7 @@ def _infer(
     result.baseline[neuron] = mean
     noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))
     if variance > FLAT * mean**2 and noise > 0:
-        decay, rise = estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
+        decay, rise = _kinetics(trace, noise, frame_rate, parameters)
         found = explain(trace, decay * frame_rate, rise * frame_rate, noise)
         result.activity[neuron] = _moved_back(_in_proportion(found.activity), rise * frame_rate if rise > 0 else UNKNOWN_RISE)
         result.denoised[neuron] = found.calcium
@@ -157,6 +158,16 @@ def _infer(
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)
     result.activity[neuron, missing] = np.nan
     result.denoised[neuron, missing] = np.nan
+
+
+def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters) -> tuple[float, float]:
+    """Decay and rise in s. Neighbours of a fast or resampled trace are joined first: their noise may not be independent."""
+    size = int(frame_rate / KINETICS_RATE)
+    if size > 1 and len(trace) >= size * KINETICS_FRAMES:
+        trace = trace[: len(trace) // size * size].reshape(-1, size).mean(1)
+        joined = float(noise_level(trace[None], frame_rate / size)[0])
+        noise, frame_rate = joined or noise, frame_rate / size
+    return estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
 
 
 def _in_proportion(activity: NDArray[np.float32]) -> NDArray[np.float32]:
