@@ -23,7 +23,7 @@ from sensorium_pipeline.training.trainer import predict_inputs
 # Correlation with the true rates of unseen images that each must pass, far above chance: 400 trials and 8 epochs are not enough for
 # more, and the order of the models is no promise.
 LEAST = {
-    "ln": 0.08,
+    "ln": 0.05,
     "energy": 0.6,
     "subunit": 0.2,
     "factorised": 0.2,
@@ -31,7 +31,7 @@ LEAST = {
     "rotation": 0.4,
     "squeeze": 0.25,
     "pretrained": 0.2,
-    "transformer": 0.35,
+    "transformer": 0.25,
 }
 
 
@@ -49,7 +49,7 @@ def test_every_baseline_has_a_starter_and_a_paper() -> None:
 def test_learns_at_the_size_of_the_demo(make_session: Callable, tmp_path: Path, template: str, track: str) -> None:
     plus = track == "sensorium+"
     # In the second track the way of behaviour and pupil through training is what is new: a few steps show it.
-    made = make_session("a", 0, neurons=40, training=60 if plus else 400, shape=(24, 36), behavior=plus)
+    made = make_session("a", 0, neurons=40, training=60 if plus else 400, shape=(20, 30), behavior=plus)
     module = starter(tmp_path / "mine", template)
     parameters = parameters_of(tmp_path / "mine", size="demo", training={"epochs": 1 if plus else 8})
     if template == "pretrained":
