@@ -13,6 +13,12 @@ def node_weights(count: int) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
+def mean_over_field(fields: Float32) -> Float32:
+    """Mean displacement (n, 2) over the field of fields (n, rows, columns, 2)."""
+    weights = np.outer(*(node_weights(count) for count in fields.shape[1:3]))
+    return np.einsum("nijk,ij->nk", fields, weights).astype(np.float32)
+
+
 def block_centres(shape: tuple[int, int], nodes: tuple[int, int]) -> Float32:
     """Where the nodes are (rows, columns, 2), px."""
     axes = [np.linspace(0, length - 1, count) for length, count in zip(shape, nodes, strict=True)]

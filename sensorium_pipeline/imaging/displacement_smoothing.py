@@ -21,6 +21,7 @@ REACH = 64
 
 _FEWEST_PAIRS = 3  # times the lag: fewer frames say nothing of the covariance at it
 _GROWTH = 1.1  # the covariance is measured anew when so many times as many frames are known
+_FARTHEST = 4.0  # standard deviations of the noise
 _LEAST_STRENGTH = 1e-6  # of the largest
 _LEAST_INFORMATION = 1e-7  # of the largest
 
@@ -85,8 +86,7 @@ class DisplacementSmoother:
         self._products = np.zeros((REACH + 1, self._held.shape[1]))
         self._pairs = np.zeros(REACH + 1)
         self._measured_at = 0.0
-        self._covariance = np.zeros(1)
-        self._windows: dict[int, tuple[Float64, Float64]] = {}
+        self._process = StationaryProcess(np.zeros(1))
         self.count = 0
 
     def add(self, evidence: Float64, known: NDArray[np.bool_]) -> None:
@@ -115,10 +115,9 @@ class DisplacementSmoother:
         shifts = np.stack([np.interp(places, known, self._shifts[known, axis]) for axis in range(2)], 1)
         if not self._is_rigid:
             self._measure_covariance()
-            if self._covariance.any():
-                deviation = self._deviation(start, stop) @ self._modes.patterns.T
-                shifts -= deviation @ self._modes.mixing.T
-                result += deviation.reshape(len(places), 2, *self._nodes)
+            deviation = self._deviation(start, stop) @ self._modes.patterns.T
+            shifts -= deviation @ self._modes.mixing.T
+            result += deviation.reshape(len(places), 2, *self._nodes)
         result += shifts[:, :, None, None]
         return np.ascontiguousarray(result.transpose(0, 2, 3, 1))
 
@@ -128,7 +127,6 @@ class DisplacementSmoother:
         if known < _GROWTH * self._measured_at:
             return
         self._measured_at = known
-        self._windows.clear()
         strength = self._modes.strength
         lags = int(np.clip(known / _FEWEST_PAIRS, 1, REACH + 1))
         held = self._products[:lags] / np.maximum(self._pairs[:lags, None], 1)
@@ -149,40 +147,61 @@ class DisplacementSmoother:
                 noise = np.maximum(intercept, 0) * (lasting / max(intercept[1], 1e-9))
                 noise[0] = white + lasting
             covariance = (sloped - noise * first) / second
-            variance = max(float(covariance[min(1, lags - 1)]), 0.0)
-        taper = 0.5 + 0.5 * np.cos(np.pi * np.arange(lags) / lags)
-        self._covariance = covariance * taper if variance > 0 else np.zeros(lags)
-
-    def _window(self, length: int) -> tuple[Float64, Float64]:
-        """Eigenvalues and -vectors of the deviation's covariance over so many frames."""
-        if length not in self._windows:
-            lags = np.zeros(length)
-            lags[: len(self._covariance)] = self._covariance[:length]
-            values, vectors = np.linalg.eigh(toeplitz(lags))
-            self._windows[length] = np.maximum(values, 0), vectors
-        return self._windows[length]
+            variance = max(float(covariance[:2].max()), 0.0)
+        taper = falling(lags)
+        self._process = StationaryProcess(covariance * taper if variance > 0 else np.zeros(lags))
 
     def _deviation(self, start: int, stop: int) -> Float64:
         """The part of the modes (stop - start, modes) that is no noise."""
         first, end = max(start - REACH, 0), min(stop + REACH, self.count)
         held, known = self._held[first:end].astype(np.float64), self._known[first:end]
-        values, vectors = self._window(end - first)
-        share = values[:, None] * self._modes.strength
+        return self._process.mean(held, known, self._modes.strength)[start - first : stop - first]
+
+
+def falling(lags: int) -> Float64:
+    """Weights (lags,) of measured covariances, from one to zero: those at the longest lags are mostly chance."""
+    return 0.5 + 0.5 * np.cos(np.pi * np.arange(lags) / lags)
+
+
+class StationaryProcess:
+    """A Gaussian process in time, seen in white noise of variance one.
+
+    Args:
+        covariance: (lags,) of the process at lags from zero; zero beyond.
+    """
+
+    def __init__(self, covariance: Float64) -> None:
+        self.covariance = covariance
+        self._windows: dict[int, tuple[Float64, Float64]] = {}
+
+    def _window(self, length: int) -> tuple[Float64, Float64]:
+        """Eigenvalues and -vectors of the covariance over so many samples."""
+        if length not in self._windows:
+            lags = np.zeros(length)
+            lags[: len(self.covariance)] = self.covariance[:length]
+            values, vectors = np.linalg.eigh(toeplitz(lags))
+            self._windows[length] = np.maximum(values, 0), vectors
+        return self._windows[length]
+
+    def mean(self, held: Float64, known: NDArray[np.bool_], strength: Float64) -> Float64:
+        """Mean (n, series) of the processes given what was seen (n, series); each has `strength` (series,) times the covariance."""
+        values, vectors = self._window(len(held))
+        share = values[:, None] * strength
         share /= 1 + share
-        rounds = 1
-        if not known.all():
-            there = np.flatnonzero(known)
-            if len(there) == 0:
-                return np.zeros((stop - start, held.shape[1]))
-            for n in np.flatnonzero(~known).tolist():
-                before, after = there[there < n][-1:], there[there > n][:1]
-                ends = np.concatenate([before, after])
-                part = (n - ends[0]) / (ends[-1] - ends[0]) if len(ends) == 2 else 0.0
-                held[n] = (1 - part) * held[ends[0]] + part * held[ends[-1]]
+        there = np.flatnonzero(known)
+        if len(there) == 0:
+            return np.zeros_like(held)
+        held, rounds = held.copy(), 1
+        for n in np.flatnonzero(~known).tolist():
+            ends = np.concatenate([there[there < n][-1:], there[there > n][:1]])
+            part = (n - ends[0]) / (ends[-1] - ends[0]) if len(ends) == 2 else 0.0
+            held[n] = (1 - part) * held[ends[0]] + part * held[ends[-1]]
             rounds = 4
         smooth = held
         for _ in range(rounds):
             # What is missing is taken from the last round (expectation maximisation).
             held[~known] = smooth[~known]
             smooth = vectors @ (share * (vectors.T @ held))
-        return smooth[start - first : stop - first]
+        # A burst is nothing stationary: smoothing takes no sample further than noise explains.
+        smooth[known] = np.clip(smooth[known], held[known] - _FARTHEST, held[known] + _FARTHEST)
+        return smooth

@@ -23,7 +23,7 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.alignment import Aligner, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
 from sensorium_pipeline.imaging.depth_drift import DepthDrift, DepthDriftRecorder
-from sensorium_pipeline.imaging.displacement_fields import block_centres, node_weights
+from sensorium_pipeline.imaging.displacement_fields import block_centres, mean_over_field
 from sensorium_pipeline.imaging.displacement_smoothing import REACH, DisplacementSmoother
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
@@ -153,22 +153,24 @@ class _Correction:
             max(int(parameters.largest_shift * (width // self.factor)), 1),
         )
         smoothness = max(height, width) / self.factor / 4
+        self.rigid = not parameters.non_rigid
         self.template: Template = build_template(
             self._binned(sample),
             self.nodes,
             reach,
             smoothness,
-            rigid=not parameters.non_rigid,
+            rigid=self.rigid,
             pool=pool,
             threads=threads,
         )
-        self.rigid = not parameters.non_rigid
         fields = self.template.sample.fields * self.factor
         fine = self.template.sample.correlation >= self.template.lowest_correlation
         self.faint: PooledMotion | None = None
         if not self.template.clear:
-            self.faint = measure_pooled(self._block, movie.frames, self.nodes, reach, smoothness, pool=pool, threads=threads)
-            fields[:] = self.faint.shifts[self.sampled][:, None, None] * self.factor
+            self.faint = measure_pooled(
+                self._block, movie.frames, self.nodes, reach, smoothness, rigid=self.rigid, pool=pool, threads=threads
+            )
+            fields[:] = self.faint.fields[self.sampled] * self.factor
             fine[:] = True
         if not fine.any():
             fine[:] = True
@@ -289,7 +291,7 @@ class _Correction:
             self.fields[start:stop] = self.smoother.fields(start, stop)
         else:
             self.measured[start:stop] = self.faint.measured[start:stop] & (self.reason[start:stop] == FINE)
-            self.fields[start:stop] = self.faint.shifts[start:stop, None, None] * self.factor
+            self.fields[start:stop] = self.faint.fields[start:stop] * self.factor
 
         def work(span: range) -> None:
             padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
@@ -329,11 +331,9 @@ class _Correction:
                     writer.write(moved)
                     rate = done / max(time.perf_counter() - started, 1e-9)
                     self.progress(Progress("motion", done, movie.frames, f"{rate:.0f} frames/s"))
-        weights = np.outer(*(node_weights(count) for count in self.nodes))
-        shifts = np.einsum("nijk,ij->nk", self.fields, weights).astype(np.float32)
+        shifts = mean_over_field(self.fields)
         flagged = self.reason != FINE
-        mean_before, max_before = before.images()
-        mean_after, max_after = after.images()
+        (mean_before, max_before), (mean_after, max_after) = before.images(), after.images()
         covered = coverage(shifts[~flagged] if not flagged.all() else shifts, *shape)
         pooled = 1 if self.faint is None else self.faint.pooled
         result = MotionResult(

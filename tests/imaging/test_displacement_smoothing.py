@@ -105,3 +105,12 @@ def test_a_few_frames(frames: int) -> None:
     rng = np.random.default_rng(5)
     fields = moving(frames, 1e-6, 0.0, rng)
     assert rms(smoothed(evidence_of(fields, rng)) - fields) < 1.0
+
+
+def test_a_burst_of_motion_is_kept() -> None:
+    rng = np.random.default_rng(6)
+    fields = moving(600, 0.1, 20.0, rng)
+    burst = moving(4, 6.0, 0.0, rng)
+    fields[300:304] += burst - burst.mean((1, 2), keepdims=True)
+    found = smoothed(evidence_of(fields, rng))
+    assert rms(found[300:304] - fields[300:304]) < 0.35 * rms(fields[300:304] - fields[300:304].mean((1, 2), keepdims=True))

@@ -108,8 +108,8 @@ def test_finds_a_displacement_that_differs_over_the_field(tmp_path: Path) -> Non
     truth = corners.transpose(0, 2, 3, 1) + shifts[:, None, None]
     rigid, _ = correct(pixels, tmp_path, non_rigid=False)
     error = rms(found[:, ::2, ::2], truth)
-    assert error < 0.35  # the corners are the places least well known
-    assert error < 0.4 * rms(np.broadcast_to(rigid.shifts[:, None, None], truth.shape), truth)
+    assert error < 0.3  # the corners are the places least well known
+    assert error < 0.3 * rms(np.broadcast_to(rigid.shifts[:, None, None], truth.shape), truth)
     assert (rigid.block_shifts == 0).all()
     assert result.correlation.mean() > rigid.correlation.mean()
 
@@ -175,17 +175,30 @@ def test_motion_beyond_half_the_field_is_flagged(tmp_path: Path) -> None:
     [
         np.zeros((20, 64, 64), np.int16),
         np.full((20, 64, 64), 32767, np.int16),
+        np.repeat(np.arange(20, dtype=np.int16), 64 * 64).reshape(20, 64, 64),
         np.full((20, 64, 64), np.nan, np.float32),
         np.ones((1, 64, 64), np.int16),
         np.ones((20, 8, 64), np.int16),
     ],
-    ids=["zero", "saturated", "nan", "single-frame", "narrow"],
+    ids=["zero", "saturated", "constant", "nan", "single-frame", "narrow"],
 )
 def test_refuses_movies_without_an_image(tmp_path: Path, pixels: np.ndarray) -> None:
     with pytest.raises(InputError) as caught:
         correct(pixels, tmp_path)
     assert caught.value.advice
     assert not list(tmp_path.iterdir())
+
+
+def test_a_movie_that_is_partly_saturated_or_constant(tmp_path: Path) -> None:
+    pixels, shifts, _ = moving_movie((128, 128), 90)
+    clipped = np.minimum(pixels, int(np.quantile(pixels, 0.7)))
+    result, _ = correct(clipped, tmp_path)
+    assert rms(result.shifts, shifts) < 0.1
+    stuck = pixels.copy()
+    stuck[30:60] = 500
+    result, _ = correct(stuck, tmp_path)
+    assert np.flatnonzero(result.flagged).tolist() == list(range(30, 60))
+    assert (result.reason[30:60] == BLANK).all()
 
 
 def test_aligns_a_movie_without_noise(tmp_path: Path) -> None:
