@@ -73,13 +73,13 @@ def release(
 ) -> None:
     """Audit sessions for leaks and name them a release, or change its phases and the tiers it shows."""
     from sensorium_pipeline.sessions import release as releases
-    from sensorium_pipeline.sessions.phases import Phase, read_phases
+    from sensorium_pipeline.sessions.phases import read_phases
 
     workspace = workspace_of(root)
     given = read_phases(phases) if phases else None
     if sessions:
         references = dict(_reference(each) for each in reference or ())
-        made, _ = releases.create_release(workspace, name, sessions, live=live or "open", phases=given or (Phase(),), references=references)
+        made, _ = releases.create_release(workspace, name, sessions, live=live, phases=given, references=references)
         if final:
             made = releases.change_phases(workspace, name, final=final, phase=phase)
     else:

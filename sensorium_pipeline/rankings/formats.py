@@ -90,6 +90,7 @@ def _columns(table: RankingTable) -> dict[str, pa.DataType]:
         "model": text,
         "submission_digest": text,
         "reference": flag,
+        "phase": text,
         "status": text,
         "reason": text,
         "metric": text,

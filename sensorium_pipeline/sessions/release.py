@@ -82,18 +82,18 @@ def create_release(
     name: str,
     sessions: Sequence[str],
     *,
-    live: State = "open",
-    phases: Sequence[Phase] = (Phase(),),
+    live: State | None = None,
+    phases: Sequence[Phase] | None = None,
     references: Mapping[str, str] | None = None,
 ) -> tuple[Release, list[AuditReport]]:
-    """Audit sessions and name them a release; the same release again appends nothing.
+    """Audit sessions and name them a release; the same release again appends nothing, and what is left out stays as it was.
 
     Args:
         workspace: needs its open store; with the sealed and lab stores the audit sees more.
         name: letters, digits, dots, dashes.
         sessions: names of published sessions; their current versions are taken.
-        live: whether scores of the tier `test` are shown.
-        phases: when submissions are taken, see `sessions.phases`.
+        live: whether scores of the tier `test` are shown; at first they are.
+        phases: when submissions are taken, see `sessions.phases`; at first one without dates.
         references: by track, "team/name" of the reference submission.
 
     Raises:
@@ -111,11 +111,13 @@ def create_release(
     reports = [audit_session(workspace, session.name) for session in published]
     for report in reports:
         report.refuse_leaks()
+    latest = Series(workspace.open, f"releases/{name}").latest(Release)
+    before = latest[1] if latest else None
     release = Release(
         name=name,
         sessions=tuple(ReleasedSession(name=s.name, role=s.role, track=s.track, open_digest=s.open_digest) for s in published),
-        live=live,
-        phases=check_phases(phases, f"release {name}"),
+        live=live or (before.live if before else "open"),
+        phases=_phases(phases, before, f"release {name}"),
         references=baselines,
     )
     _append(workspace.open, release)
@@ -147,12 +149,7 @@ def change_phases(
         InputError: there is no such release or phase, or the phases overlap.
     """
     release = read_release(workspace.open, name)
-    current = release.phases
-    if phases is not None:
-        opened = {one.name: one.final_opened for one in current}
-        current = check_phases(
-            [one.model_copy(update={"final_opened": one.final_opened or opened.get(one.name)}) for one in phases], f"release {name}"
-        )
+    current = _phases(phases, release, f"release {name}")
     if phase is not None and phase not in {one.name for one in current}:
         known = ", ".join(one.name for one in current)
         raise InputError(f"the release has no phase {phase!r}", where=f"release {name}", advice=f"Its phases: {known}.")
@@ -201,6 +198,14 @@ def _reference(track: str, reference: str) -> str:
     if not (team and slash and submission) or "/" in submission:
         raise InputError(f'"{reference}" is not "team/name"', where=f"reference of {track}", advice='Write it like "organisers/cnn".')
     return reference
+
+
+def _phases(given: Sequence[Phase] | None, before: Release | None, where: str) -> tuple[Phase, ...]:
+    """The phases from now on; one that keeps its name keeps its final tier open."""
+    if given is None:
+        return before.phases if before else (Phase(),)
+    opened = {one.name: one.final_opened for one in before.phases} if before else {}
+    return check_phases([one.model_copy(update={"final_opened": one.final_opened or opened.get(one.name)}) for one in given], where)
 
 
 def _append(store: Store, release: Release) -> None:

@@ -1,6 +1,7 @@
 """What was made for SENSORIUM 2022, through the command line: trees in and out, CSV files and checkpoints submitted."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def root(sensorium, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     said = sensorium("import-release", tree, "--track", "sensorium")
     assert said.code == 0, said.error
     assert "session 26872-17-20: 12 neurons; trials 12 train, 3 validation, 6 test, 6 final_test" in said.out
-    assert sensorium("release", "2022", NAME).code == 0
+    # Whenever the test runs, it is about noon where the day of the quota is counted; POSIX turns the sign around.
+    (tmp_path / "noon.toml").write_text(f'[[phase]]\nname = "competition"\ntime_zone = "Etc/GMT{datetime.now(UTC).hour - 12:+d}"\n')
+    assert sensorium("release", "2022", NAME, "--phases", tmp_path / "noon.toml").code == 0
     monkeypatch.setenv("SENSORIUM_TEAM_TOKEN", sensorium("team", "add", "lobe-lab").out.strip())
     return root
 

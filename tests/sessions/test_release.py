@@ -129,6 +129,9 @@ class TestPhases:
         assert [(phase.name, phase.final_opened) for phase in release.phases] == [("competition", moment), ("ongoing", None)]
         later = change_phases(workspace, "2022", final="open", at=moment + timedelta(days=9))
         assert [phase.final_opened for phase in later.phases] == [moment, moment + timedelta(days=9)]
+        # Naming the sessions again, as when one is added, leaves the phases and what is shown as they are.
+        assert create_release(workspace, "2022", [record.name])[0].phases == later.phases
+        assert Series(workspace.open, "releases/2022").latest(type(later))[1] == later
         assert change_phases(workspace, "2022", final="closed").final == "closed"
         with pytest.raises(InputError, match="Its phases: competition, ongoing"):
             change_phases(workspace, "2022", final="open", phase="winter")
