@@ -13,7 +13,8 @@ from sensorium_pipeline.recordings.dewarping import DewarpedMovie
 from sensorium_pipeline.recordings.frames import Frames, Movie, check_range
 from sensorium_pipeline.recordings.scan_fields import ScanField
 from sensorium_pipeline.recordings.scanimage_header import FrameDescription, ScanHeader, parse_frame_description, parse_header
-from sensorium_pipeline.recordings.tiff import ARTIST, DESCRIPTION, SOFTWARE, PageTable, read_page_table
+from sensorium_pipeline.recordings.tiff import PageTable, read_page_table
+from sensorium_pipeline.recordings.tiff_directory import ARTIST, DESCRIPTION, SOFTWARE
 
 _MISSING = "Copy the missing files of the recording into the folder."
 

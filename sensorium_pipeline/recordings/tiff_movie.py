@@ -9,8 +9,9 @@ import tifffile
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
-from sensorium_pipeline.recordings.tiff import DESCRIPTION, PageTable
+from sensorium_pipeline.recordings.tiff import PageTable
 from sensorium_pipeline.recordings.tiff_description import read_description
+from sensorium_pipeline.recordings.tiff_directory import DESCRIPTION
 
 # What it logs about a damaged file, the one error says.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)

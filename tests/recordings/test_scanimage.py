@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings import tiff
+from sensorium_pipeline.recordings import open_movie, tiff
 from sensorium_pipeline.recordings.scanimage import open_scanimage
 from sensorium_pipeline.recordings.scanimage_header import parse_value
 from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, WrittenField, fields_text, header_text
@@ -85,15 +85,41 @@ def test_tifffile_reads_the_same(tmp_path: Path, frames: np.ndarray) -> None:
 def test_even_pages_are_found_without_a_walk(tmp_path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write(tmp_path, frames, pages_per_file=1000)
     with files[0].open("rb") as file:
-        reader = tiff._Reader(file.fileno(), files[0])
+        reader = tiff.DirectoryReader(file.fileno(), files[0])
         walked = tiff._walk(reader, reader.page(reader.start(), "page 0"))
     parsed: list[int] = []
-    page = tiff._Reader.page
-    monkeypatch.setattr(tiff._Reader, "page", lambda self, directory, name: parsed.append(directory) or page(self, directory, name))
+    page = tiff.DirectoryReader.page
+    monkeypatch.setattr(tiff.DirectoryReader, "page", lambda self, directory, name: parsed.append(directory) or page(self, directory, name))
     table = tiff.read_page_table(files[0])
     assert len(parsed) < 8
     np.testing.assert_array_equal(table.directories, walked.directories)
     np.testing.assert_array_equal(table.data_offsets, walked.data_offsets)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"bigtiff": True, "byteorder": ">"}, {"rowsperstrip": 2}, {"tile": (16, 16)}]
+)
+def test_pages_at_uneven_distances(tmp_path: Path, options: dict) -> None:
+    """A walk that knows pages like the first by their bytes finds what parsing each of them finds, and a page that differs."""
+    frames = np.random.default_rng(0).integers(0, 99, (30, *SHAPE)).astype(np.uint16)
+    path = tmp_path / "movie.tif"
+    writing = {name: options[name] for name in ("bigtiff", "byteorder") if name in options}
+    layout = {name: value for name, value in options.items() if name not in writing}
+    with tifffile.TiffWriter(path, **writing) as file:
+        for number, frame in enumerate(frames):
+            file.write(frame, metadata=None, description="x" * (number**2 % 700), photometric="minisblack", **layout)
+    table = tiff.read_page_table(path)
+    assert len(np.unique(np.diff(table.directories))) > 1
+    with path.open("rb") as file:
+        reader = tiff.DirectoryReader(file.fileno(), path)
+        parsed = [reader.page(int(directory), "page") for directory in table.directories]
+    assert [page.following for page in parsed] == [*table.directories[1:], 0]
+    assert [page.data_offset for page in parsed] == list(table.data_offsets)
+    np.testing.assert_array_equal(open_movie(path).read(0, 30), frames)
+    with tifffile.TiffWriter(path, append=True, **writing) as file:
+        file.write(frames[0, :, :8], metadata=None, photometric="minisblack", **layout)
+    with pytest.raises(InputError, match="page 30 is 6 x 8"):
+        tiff.read_page_table(path)
 
 
 def test_missing_files_are_named(tmp_path: Path, frames: np.ndarray) -> None:
