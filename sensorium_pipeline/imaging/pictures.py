@@ -73,7 +73,7 @@ def draw_correction(plane: PlaneExtraction) -> bytes:
     width, height = (0.7 * side for side in _sides(plane))
     figure, grid = panels([height, height], [width, width, width], left=0.15, right=0.15, bottom=0.15, across=0.15, down=0.35)
     metrics = plane.metrics
-    detail = tuple(slice(side // 2 - side // 8, side // 2 + max(side // 8, 1)) for side in plane.mean_after.shape)
+    detail = tuple(slice(max(side // 2 - max(side // 8, 32), 0), side // 2 + max(side // 8, 32)) for side in plane.mean_after.shape)
     for row, (when, mean, peak, crisp) in enumerate((
         ("before", plane.mean_before, plane.max_before, metrics.crispness_before),
         ("after", plane.mean_after, plane.max_after, metrics.crispness_after),

@@ -16,10 +16,13 @@ def gate_table(gates: Sequence[GateResult]) -> list[str]:
     return lines
 
 
-def measurement_table(plane: PlaneExtraction) -> list[str]:
-    """Lines of Markdown: every measurement of the plane."""
-    lines = ["| measurement | value |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in plane.metrics.model_dump().items()]
+def measurement_table(planes: Sequence[PlaneExtraction]) -> list[str]:
+    """Lines of Markdown: every measurement, a column for every plane."""
+    names = ["value"] if len(planes) == 1 else [f"plane {index}" for index in range(len(planes))]
+    lines = [f"| measurement | {' | '.join(names)} |", f"|---|{'---|' * len(planes)}"]
+    columns = [plane.metrics.model_dump() for plane in planes]
+    for name in columns[0]:
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(f'{column[name]:.4g}' for column in columns)} |")
     return lines
 
 
@@ -28,7 +31,7 @@ def plane_report(name: str, plane: PlaneExtraction, gates: Sequence[GateResult])
     failed = [gate for gate in gates if not gate.passed]
     verdict = "A session with this plane would **not be published**: " + "; ".join(map(str, failed)) if failed else "**Passed** every gate"
     lines = [f"# {name}", "", f"{plane.metrics.kept_cells} cells at {plane.frame_rate:g} frames/s. {verdict}.", ""]
-    lines += [*gate_table(gates), "", *measurement_table(plane)]
+    lines += [*gate_table(gates), "", *measurement_table([plane])]
     pictures = draw_all(plane)
     for file in pictures:
         lines += ["", f"![{CAPTIONS[file]}]({file})", "", f"*{CAPTIONS[file]}.*"]

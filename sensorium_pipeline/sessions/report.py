@@ -28,10 +28,11 @@ def quality_report(
             lines.append(f"| {tier} | {int(chosen.sum())} | {int((chosen & trials.kept).sum())} |")
     if rejected := trials.rejected():
         lines += ["", "| not released because | trials |", "|---|---|"] + [f"| {reason} | {count} |" for reason, count in rejected.items()]
+    lines += ["", "## Planes", "", *measurement_table(planes)]
     pictures: dict[str, bytes] = {}
     for index, plane in enumerate(planes):
         depth = raw.description.planes[index].depth
-        lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", *measurement_table(plane)]
+        lines += ["", f"## Plane {index}, {depth:g} um below the surface"]
         for name, picture in draw_all(plane).items():
             file = f"plane_{index}_{name}"
             pictures[file] = picture
