@@ -36,7 +36,10 @@ from sensorium_pipeline.submissions.teams import Token, add_team, list_teams, pa
 
 BUILD = "def build(context):\n    pass\n"
 NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
-SESSIONS = tuple(ReleasedSession(name=f"{n}-1-1", role="competition", track=track, open_digest=str(n)) for n, track in ((1, "sensorium"), (2, "sensorium+")))  # fmt: skip  # noqa: E501
+SESSIONS = (
+    ReleasedSession(name="1-1-1", role="competition", track="sensorium", open_digest="1"),
+    ReleasedSession(name="2-1-1", role="competition", track="sensorium+", open_digest="2"),
+)
 
 
 @pytest.fixture
