@@ -1,5 +1,6 @@
 """The quality report of one plane: gates, measurements and pictures, as Markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
@@ -26,12 +27,19 @@ def measurement_table(planes: Sequence[PlaneExtraction]) -> list[str]:
     return lines
 
 
+def flagged_frames(plane: PlaneExtraction) -> str:
+    """How many frames are flagged, and why: "12 of 2000 frames flagged: 8 blank, 4 unlike the template"."""
+    count = Counter(str(reason) for reason in plane.flag_reason if reason)
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(count.items()))
+    return f"{int(plane.flagged.sum())} of {len(plane.flagged)} frames flagged" + (f": {reasons}" if reasons else "")
+
+
 def plane_report(name: str, plane: PlaneExtraction, gates: Sequence[GateResult]) -> dict[str, bytes]:
     """Files of the report by name: `report.md` and the pictures it shows. Same plane, same bytes."""
     failed = [gate for gate in gates if not gate.passed]
     verdict = "A session with this plane would **not be published**: " + "; ".join(map(str, failed)) if failed else "**Passed** every gate"
     lines = [f"# {name}", "", f"{plane.metrics.kept_cells} cells at {plane.frame_rate:g} frames/s. {verdict}.", ""]
-    lines += [*gate_table(gates), "", *measurement_table([plane])]
+    lines += [*gate_table(gates), "", *measurement_table([plane]), "", f"{flagged_frames(plane)}."]
     pictures = draw_all(plane)
     for file in pictures:
         lines += ["", f"![{CAPTIONS[file]}]({file})", "", f"*{CAPTIONS[file]}.*"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
 from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
-from sensorium_pipeline.imaging.plane_report import REPORT, gate_table, measurement_table
+from sensorium_pipeline.imaging.plane_report import REPORT, flagged_frames, gate_table, measurement_table
 from sensorium_pipeline.imaging.quality import GateResult
 from sensorium_pipeline.recordings.raw_session import RawSession
 from sensorium_pipeline.sessions.tiers import TIERS
@@ -32,7 +32,7 @@ def quality_report(
     pictures: dict[str, bytes] = {}
     for index, plane in enumerate(planes):
         depth = raw.description.planes[index].depth
-        lines += ["", f"## Plane {index}, {depth:g} um below the surface"]
+        lines += ["", f"## Plane {index}, {depth:g} um below the surface", "", f"{flagged_frames(plane)}."]
         for name, picture in draw_all(plane).items():
             file = f"plane_{index}_{name}"
             pictures[file] = picture

@@ -55,6 +55,11 @@ def test_extract_a_dataset_of_an_hdf5_file(sensorium, tiny_movie: Path, tmp_path
     assert said.code == 0, said.error
     with xr.open_zarr(out / "extraction.zarr") as data:
         centroids = np.asarray(data["centroids"])
+        np.testing.assert_allclose(data["position"], 1.5 * centroids[:, ::-1], rtol=1e-6)
+        assert data["position"].attrs["units"] == "um"
+        assert [name for name, array in data.variables.items() if not {"units", "long_name"} <= set(array.attrs)] == []
+        assert "NaN in flagged frames" in data["activity"].attrs["long_name"]
+        assert (np.diff(data["detection_snr"]) <= 0).all()
     for cell in ((16, 14), (32, 33)):
         assert np.linalg.norm(centroids - cell, axis=1).min() < 2
     again = sensorium("extract", tiny_movie, out, "--frame-rate", "10", "--dataset", "imaging/movie")
