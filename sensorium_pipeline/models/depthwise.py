@@ -1,4 +1,4 @@
-"""Depthwise convolution, with a gradient of its kernels that is several times faster on CPU than PyTorch's own.
+"""Depthwise convolution, with a gradient of large kernels that is several times faster on CPU than PyTorch's own.
 
 The gradient of a channel's kernel is that channel of the input convolved with the same channel of the upstream gradient, summed over
 trials: for one trial again a depthwise convolution, whose kernel is as large as the image and whose result is as large as the kernel.
@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+# Side from which on kernels gain: one small convolution a trial has its own cost.
+_LARGE = 5
 
 
 def depthwise(maps: Tensor, kernels: Tensor) -> Tensor:
@@ -21,7 +24,7 @@ def depthwise(maps: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         (trials, channels, y, x).
     """
-    if maps.device.type == "cpu" and torch.is_grad_enabled():
+    if maps.device.type == "cpu" and kernels.shape[-1] >= _LARGE and torch.is_grad_enabled():
         convolved: Tensor = _Depthwise.apply(maps, kernels)
         return convolved
     return _convolve(maps, kernels)
