@@ -65,7 +65,7 @@ LEAKING = MEAN_RESPONSE.replace(
     "def predict(self, session, inputs):",
     """def predict(self, session, inputs):
             if not self.smoke_run:
-                raise RuntimeError("pixels 4711 4712 " + str(inputs.images.ravel()[:9]))""",
+                raise RuntimeError("pixels of a hidden zebra " + str(inputs.images.ravel()[:9]))""",
 ).replace("self.mean = {}", "self.mean, self.smoke_run = {}, context.smoke_run")
 
 FAILURES = {
@@ -218,7 +218,7 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
         path.read_bytes() for path in (Path(world.root) / "open" / "data").rglob("*") if path.suffix in {".json", ".html", ".csv"}
     )
     assert b'"test"' in public
-    assert b"4711" not in public
+    assert b"zebra" not in public
     assert b'"tier":"final_test"' not in public.replace(b" ", b"")
     change_phases(workspace, RELEASE, final="open")
     try:

@@ -86,18 +86,20 @@ def test_the_best_on_live_counts_and_later_entries_take_no_rank(competition: Com
 
 def test_a_choice_counts_and_a_withdrawal_after_the_opening_lets_nothing_slip_in(competition: Competition) -> None:
     competition.ask("choose", 2)
-    change_phases(competition.workspace, RELEASE, final="open", phase="competition", at=datetime.now(UTC) + timedelta(seconds=5))
+    opened = datetime.now(UTC) + timedelta(seconds=5)
+    change_phases(competition.workspace, RELEASE, final="open", phase="competition", at=opened)
     assert competition.models("final_test") == [(1, "noise 2.0"), (2, "noise 3.0")]
     live, final = competition.table("test"), competition.table("final_test")
     publish(competition.workspace.open, RELEASE, [live, final], final_open=True, time=NOW)
-    competition.ask("withdraw", 2, NOW + timedelta(minutes=5))
+    withdrawn = opened + timedelta(minutes=5)
+    competition.ask("withdraw", 2, withdrawn)
     assert competition.models("test") == [(1, "noise 1.0"), (2, "noise 2.0"), (None, "noise 0.1")]
     assert competition.models("final_test") == [(1, "noise 2.0")]
     again = publish(
         competition.workspace.open, RELEASE, [competition.table(tier) for tier in ("test", "final_test")], final_open=True, time=NOW
     )
     reasons = {(change.tier, row.model): row.reason for change in again.changes for row in change.rows}
-    assert reasons["test", "noise 3.0"] == reasons["final_test", "noise 3.0"] == f"withdrawn by its team on {NOW:%Y-%m-%d}"
+    assert reasons["test", "noise 3.0"] == reasons["final_test", "noise 3.0"] == f"withdrawn by its team on {withdrawn:%Y-%m-%d}"
     # Its results are still there.
     assert competition.workspace.sealed.list(f"evaluations/{RELEASE}/lobe-lab/sensorium/2")
 
