@@ -1,5 +1,7 @@
 """Movies that are arrays: datasets of HDF5 files, and zarr of version 2 and 3."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,22 @@ from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, chec
 
 Found = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and type of datasets by their names."""
+
+
+_LOOK = """
+import sys, h5py
+
+def look(name, item):
+    for key in item.attrs:
+        item.attrs[key]
+    if isinstance(item, h5py.Dataset) and item.shape:
+        item[:1] if item.ndim > 2 or item.size > 10_000_000 else item[()]
+        item[-1:]
+
+with h5py.File(sys.argv[1], "r") as file:
+    file.visititems(look)
+"""
+_LOOK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,20 @@ class ZarrMovie(_ArrayMovie):
             raise unreadable(self.path, self.dataset, error) from error
 
 
+def survive_hdf5(path: Path) -> None:
+    """Look at an HDF5 file in a process of its own: some damaged files make the library crash, which no exception tells.
+
+    Raises:
+        InputError: when the library crashed or did not end; what it merely refuses, opening the file says.
+    """
+    try:
+        looked = subprocess.run([sys.executable, "-c", _LOOK, str(path)], capture_output=True, timeout=_LOOK_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise InputError("cannot be read: the HDF5 library does not come to an end", where=path, advice=COPY_AGAIN) from error
+    if looked.returncode < 0:
+        raise InputError("cannot be read: it makes the HDF5 library crash", where=path, advice=COPY_AGAIN)
+
+
 def open_hdf5(path: Path, dataset: str | None) -> Hdf5Movie:
     """Open a dataset of an HDF5 file; see `open_movie`."""
     found: Found = {}
@@ -76,6 +108,7 @@ def open_hdf5(path: Path, dataset: str | None) -> Hdf5Movie:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             found[name] = (item.shape, item.dtype)
 
+    survive_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
             file.visititems(note)

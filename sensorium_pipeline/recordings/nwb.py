@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.array_movie import not_hdf5, unreadable
+from sensorium_pipeline.recordings.array_movie import not_hdf5, survive_hdf5, unreadable
 from sensorium_pipeline.recordings.frames import Frames, check_range, checked_shape
 
 _SERIES = ("TwoPhotonSeries", "OnePhotonSeries")
@@ -82,6 +82,7 @@ def open_nwb(path: Path, dataset: str | None) -> NwbMovie:
         InputError: when there is no such series, or its frames lie in files of their own.
     """
     wanted, plane = _split(dataset)
+    survive_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
             return _open(file, path, wanted, plane)
