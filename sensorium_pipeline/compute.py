@@ -110,6 +110,8 @@ class Channel:
 
 
 class _AtStart(WorkerPlugin):
+    idempotent = True  # registered again, it is the same one
+
     def __init__(self, function: Callable[[], object]) -> None:
         self.name = f"{function.__module__}.{function.__name__}"
         self._function = function

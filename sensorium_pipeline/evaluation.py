@@ -7,7 +7,6 @@ event in the sealed store, appended when all of it is stored; rankings read noth
 
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -220,14 +219,13 @@ def is_current(workspace: Workspace, job: Job) -> bool:
 def in_fair_order(jobs: Sequence[Job]) -> list[tuple[int, Job]]:
     """Jobs with their turns, as they are to be run: the first of every team, then the second of every team, and so on.
 
-    A team's own are in the order in which they arrived, and so are teams within a turn.
+    A team's own are in the order in which they arrived; teams are in the order in which their first arrived, in every turn.
     """
-    of_team: Counter[str] = Counter()
-    turns: list[tuple[int, Job]] = []
+    of_team: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: (job.submission.submitted_at, job.identifier)):
-        turns.append((of_team[job.submission.team], job))
-        of_team[job.submission.team] += 1
-    return sorted(turns, key=lambda each: each[0])
+        of_team.setdefault(job.submission.team, []).append(job)
+    turns = max(map(len, of_team.values()), default=0)
+    return [(turn, own[turn]) for turn in range(turns) for own in of_team.values() if turn < len(own)]
 
 
 def predict(
