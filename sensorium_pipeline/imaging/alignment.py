@@ -28,8 +28,8 @@ Float64 = NDArray[np.float64]
 
 _RIGID_VARIANCE = 100.0**2  # px^2: says nothing about the rigid shift
 _HALVED_FROM = 128
-_COARSE_STEPS = 3
-_FINE_STEPS = 2
+_COARSE_STEPS = 2
+_FINE_STEPS = 1
 _MODEL_ERROR = 0.01  # of the power of the template
 _LEAST_DISTURBANCE = 1e-4  # of the largest: where nothing disturbs, a frequency must not outweigh all others
 _FEW_PIXELS = 25  # fewer than a cell has
