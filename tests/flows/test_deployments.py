@@ -17,10 +17,12 @@ from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
-from small_world import RELEASE, SENSORIUM, World, send, true_predictions, write_file_submission
+from small_world import MEAN_RESPONSE, RELEASE, SENSORIUM, World, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.services import Services
+from sensorium_pipeline.submissions.isolation import probe_isolation
+from sensorium_pipeline.submissions.sandbox import IsolationTier
 
 FOREIGN = ("PREFECT_", "SENSORIUM_", "DASK_", "DO_NOT_TRACK")
 
@@ -134,6 +136,34 @@ def test_a_run_asked_for_through_the_api_evaluates_and_publishes(up: Up) -> None
     published = json.loads(again.stdout)
     assert (published["new"], published["number"]) == (False, publication.number)
     assert "starting the Prefect server" not in again.stderr
+
+
+def test_cancelling_a_deployed_run_ends_its_training(up: Up, tmp_path: Path) -> None:
+    slow = "def build(context):\n        import time; time.sleep(0 if context.smoke_run else 600)"
+    code = MEAN_RESPONSE.replace("def build(context):", slow)
+    if probe_isolation().tier is IsolationTier.REFUSE:
+        pytest.skip("no isolation here")
+    send(up.world.workspace, write_code(tmp_path / "endless", "Endless", code), "endless", "sensorium")
+    deployment = up.api("/deployments/name/evaluate-submissions/nightly")
+    run = up.api(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"release": RELEASE}})
+
+    def sandboxes() -> list[psutil.Process]:
+        workers = next(service for service in up.services.processes if service.name == "dask-workers")
+        return [child for child in psutil.Process(workers.pid).children(recursive=True) if child.name() == "bwrap"]
+
+    def state() -> str:
+        found: str = up.api(f"/flow_runs/{run['id']}")["state"]["type"]
+        return found
+
+    deadline = time.monotonic() + 120
+    while not sandboxes():
+        assert time.monotonic() < deadline, state()
+        time.sleep(0.1)
+    up.api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    deadline = time.monotonic() + 60
+    while state() != "CANCELLED" or sandboxes():
+        assert time.monotonic() < deadline, (state(), sandboxes())
+        time.sleep(0.1)
 
 
 def test_down_leaves_no_process_and_no_record(up: Up) -> None:
