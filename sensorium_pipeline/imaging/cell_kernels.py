@@ -1,6 +1,7 @@
 """Compiled arithmetic of the search for cells, over stacks (y, x, bins) whose bins lie side by side.
 
-One thread each, without a linear algebra library whose own threads would fight those that work on other blocks.
+One thread each, without a linear algebra library whose own threads would fight those that work on other blocks. A window into a stack
+is given by its first row and column, so that the stack stays contiguous and the innermost loops run as vector instructions.
 """
 
 import numba
@@ -10,48 +11,164 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 
 
-def smooth(stack: Float32, scale: float) -> Float32:
-    """Gaussian of standard deviation `scale` px over y and x, reflected at the edges, cut off at three standard deviations."""
-    reach = int(3 * scale + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / scale) ** 2)
-    weights = (weights / weights.sum()).astype(np.float32)
-    between, result = np.empty_like(stack), np.empty_like(stack)
-    _along_rows(stack, weights, between)
-    _along_columns(between, weights, result)
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def bin_frames(frames, use, size, stack, first_bin, coarse, square, first_row, last_row):  # type: ignore[no-untyped-def]
+    """Mean over every `size` of the frames (n, y, x) that have `use`, into the bins of stack (y, x, bins) from `first_bin` on.
+
+    `coarse` (y, x, bins) gets the sums over squares of `square` pixels; rows from `first_row`, a multiple of it, to `last_row`.
+    Bins without a frame in use are left out. Returns the first bin after those written.
+    """
+    width = frames.shape[2]
+    counts = np.zeros(len(frames) // size, np.int64)
+    for n in range(len(counts) * size):
+        counts[n // size] += use[n]
+    filled = np.count_nonzero(counts)
+    means = np.empty((filled, width), np.float32)
+    for y in range(first_row, last_row):
+        row = 0
+        for group in range(len(counts)):
+            if counts[group] == 0:
+                continue
+            part = means[row]
+            part[:] = 0
+            for n in range(group * size, (group + 1) * size):
+                if use[n]:
+                    for x in range(width):
+                        part[x] += frames[n, y, x]
+            scale = np.float32(1) / np.float32(counts[group])
+            for x in range(width):
+                part[x] *= scale
+            row += 1
+        for x in range(width):
+            for row in range(filled):
+                stack[y, x, first_bin + row] = means[row, x]
+                coarse[y // square, x // square, first_bin + row] += means[row, x]
+    return first_bin + filled
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def high_pass(series, length, sums):  # type: ignore[no-untyped-def]
+    """Take the running mean over `length` samples, fewer at the ends, from a series in place; `sums` is room for one more sample."""
+    count = len(series)
+    mean = np.float32(0)
+    for t in range(count):
+        mean += series[t]
+    mean /= np.float32(count)
+    sums[0] = 0
+    for t in range(count):
+        sums[t + 1] = sums[t] + (series[t] - mean)
+    half = length // 2
+    for t in range(count):
+        first, last = max(t - half, 0), min(t + half + 1, count)
+        series[t] -= mean + np.float32((sums[last] - sums[first]) / (last - first))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def high_pass_all(stack, length):  # type: ignore[no-untyped-def]
+    """`high_pass` of every pixel of a stack."""
+    sums = np.empty(stack.shape[2] + 1, np.float64)
+    for y in range(stack.shape[0]):
+        for x in range(stack.shape[1]):
+            high_pass(stack[y, x], length, sums)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def weigh_rows(coarse, first, weights):  # type: ignore[no-untyped-def]
+    """Rows of a stack (y, x, bins) as weighted sums of those of `coarse`: `weights` (y, taps) from row `first` (y,) on."""
+    height, taps = weights.shape
+    result = np.zeros((height, coarse.shape[1], coarse.shape[2]), np.float32)
+    for y in range(height):
+        for k in range(taps):
+            weight = weights[y, k]
+            for x in range(coarse.shape[1]):
+                for t in range(coarse.shape[2]):
+                    result[y, x, t] += weight * coarse[first[y] + k, x, t]
     return result
 
 
-@numba.njit(nogil=True, cache=True)
-def _reflected(index, length):  # type: ignore[no-untyped-def]
-    while index < 0 or index >= length:
-        index = -index - 1 if index < 0 else 2 * length - 1 - index
-    return index
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def remove_background(stack, length, rows, first, weights, around, inverse, square, corner, least, most):  # type: ignore[no-untyped-def]
+    """High-pass every pixel of a stack in time and take its neuropil away, in place; returns the noise (y, x).
+
+    Args:
+        stack: (y, x, bins) float32, a window of the plane with its first pixel at `corner` (y, x).
+        length: bins of the high pass.
+        rows: (y, columns, bins) float32, smooth neuropil in the rows of the window at columns of the coarse grid.
+        first, weights: (x,) and (x, taps), how the pixels of a row follow from those columns.
+        around: (squares y, squares x, directions, bins) float32, brightness around every square of the plane.
+        inverse: (squares y, squares x, directions, directions) float32, of their products, damped.
+        square: px.
+        least, most: how strongly neuropil can show in a pixel.
+
+    Pixels differ in how strongly neuropil shows in them, so its factor is fitted, within bounds since a bright cell is part of its own
+    surround. What is left of it, where it is not as smooth as was assumed, is fitted by what shows around at a distance. Noise is the
+    standard deviation that the steps between bins tell.
+    """
+    height, width, bins = stack.shape
+    directions = around.shape[2]
+    noise = np.empty((height, width), np.float32)
+    sums, smooth_here = np.empty(bins + 1, np.float64), np.empty(bins, np.float32)
+    product = np.empty(directions, np.float32)
+    for y in range(height):
+        for x in range(width):
+            series = stack[y, x]
+            high_pass(series, length, sums)
+            smooth_here[:] = 0
+            for k in range(weights.shape[1]):
+                weight = weights[x, k]
+                for t in range(bins):
+                    smooth_here[t] += weight * rows[y, first[x] + k, t]
+            shared, power = np.float32(0), np.float32(0)
+            for t in range(bins):
+                shared += series[t] * smooth_here[t]
+                power += smooth_here[t] * smooth_here[t]
+            factor = min(max(shared / max(power, np.float32(1e-20)), np.float32(least)), np.float32(most))
+            for t in range(bins):
+                series[t] -= factor * smooth_here[t]
+            row, column = (corner[0] + y) // square, (corner[1] + x) // square
+            for k in range(directions):
+                total = np.float32(0)
+                for t in range(bins):
+                    total += series[t] * around[row, column, k, t]
+                product[k] = total
+            for k in range(directions):
+                share = np.float32(0)
+                for j in range(directions):
+                    share += inverse[row, column, k, j] * product[j]
+                if share != 0:
+                    for t in range(bins):
+                        series[t] -= share * around[row, column, k, t]
+            total = np.float32(0)
+            for t in range(1, bins):
+                step = series[t] - series[t - 1]
+                total += step * step
+            noise[y, x] = np.sqrt(total / np.float32(2 * max(bins - 1, 1)))
+    return noise
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _along_rows(stack, weights, result):  # type: ignore[no-untyped-def]
+def smooth(stack, weights, stride):  # type: ignore[no-untyped-def]
+    """Every `stride`-th row and column of a stack (y, x, bins) after convolution with `weights` along both; zero beyond the edges."""
     height, width, bins = stack.shape
     reach = len(weights) // 2
-    for y in range(height):
-        for x in range(width):
-            result[y, x, :] = 0
-            for k in range(len(weights)):
-                source = _reflected(y + k - reach, height)
+    tall, wide = (height + stride - 1) // stride, (width + stride - 1) // stride
+    result = np.zeros((tall, wide, bins), np.float32)
+    line = np.empty((width, bins), np.float32)
+    for row in range(tall):
+        y = row * stride
+        line[:] = 0
+        for k in range(max(-reach, -y), min(reach, height - 1 - y) + 1):
+            weight = weights[k + reach]
+            for x in range(width):
                 for t in range(bins):
-                    result[y, x, t] += weights[k] * stack[source, x, t]
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _along_columns(stack, weights, result):  # type: ignore[no-untyped-def]
-    height, width, bins = stack.shape
-    reach = len(weights) // 2
-    for y in range(height):
-        for x in range(width):
-            result[y, x, :] = 0
-            for k in range(len(weights)):
-                source = _reflected(x + k - reach, width)
+                    line[x, t] += weight * stack[y + k, x, t]
+        for column in range(wide):
+            x = column * stride
+            for k in range(max(-reach, -x), min(reach, width - 1 - x) + 1):
+                weight = weights[k + reach]
                 for t in range(bins):
-                    result[y, x, t] += weights[k] * stack[y, source, t]
+                    result[row, column, t] += weight * line[x + k, t]
+    return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -65,45 +182,63 @@ def step_noise(stack):  # type: ignore[no-untyped-def]
             for t in range(1, bins):
                 step = stack[y, x, t] - stack[y, x, t - 1]
                 total += step * step
-            result[y, x] = np.sqrt(total / (2 * max(bins - 1, 1)))
+            result[y, x] = np.sqrt(total / np.float32(2 * max(bins - 1, 1)))
     return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def event_energy(stack, threshold):  # type: ignore[no-untyped-def]
-    """Sum of the squares above `threshold` (y, x) at every pixel of a stack."""
+def event_energy(stack, noise, threshold):  # type: ignore[no-untyped-def]
+    """Sum of the squares above `threshold` (y, x) at every pixel of a stack, in units of the noise (y, x)."""
     height, width, bins = stack.shape
     result = np.empty((height, width), np.float32)
     for y in range(height):
         for x in range(width):
-            total = np.float32(0)
+            level, total = threshold * noise[y, x], np.float32(0)
             for t in range(bins):
                 value = stack[y, x, t]
-                total += value * value if value > threshold[y, x] else np.float32(0)
-            result[y, x] = total
+                total += value * value if value > level else np.float32(0)
+            result[y, x] = total / (noise[y, x] * noise[y, x])
     return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def trace_of(stack, footprint):  # type: ignore[no-untyped-def]
-    """Trace (bins,) that fits a stack best for a given footprint (y, x)."""
-    height, width, bins = stack.shape
+def take_from_smoothed(smoothed, footprint, trace, row, column, noise, threshold, energy):  # type: ignore[no-untyped-def]
+    """Take footprint (y, x) x trace from a smoothed stack at (row, column) in place, and bring the energy of events there up to date."""
+    bins = len(trace)
+    for y in range(footprint.shape[0]):
+        for x in range(footprint.shape[1]):
+            weight = footprint[y, x]
+            if weight == 0:
+                continue
+            error = noise[row + y, column + x]
+            level, total = threshold * error, np.float32(0)
+            for t in range(bins):
+                value = smoothed[row + y, column + x, t] - weight * trace[t]
+                smoothed[row + y, column + x, t] = value
+                total += value * value if value > level else np.float32(0)
+            energy[row + y, column + x] = total / (error * error)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def trace_of(stack, footprint, row, column):  # type: ignore[no-untyped-def]
+    """Trace (bins,) that fits a stack best for a given footprint (y, x) at (row, column)."""
+    bins = stack.shape[2]
     trace = np.zeros(bins, np.float32)
     energy = np.float32(0)
-    for y in range(height):
-        for x in range(width):
+    for y in range(footprint.shape[0]):
+        for x in range(footprint.shape[1]):
             weight = footprint[y, x]
             if weight != 0:
                 energy += weight * weight
                 for t in range(bins):
-                    trace[t] += weight * stack[y, x, t]
+                    trace[t] += weight * stack[row + y, column + x, t]
     return trace / max(energy, np.float32(1e-20))
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def footprint_of(stack, trace):  # type: ignore[no-untyped-def]
-    """Footprint (y, x) that fits a stack best for a given trace (bins,)."""
-    height, width, bins = stack.shape
+def footprint_of(stack, trace, row, column, height, width):  # type: ignore[no-untyped-def]
+    """Footprint (height, width) at (row, column) that fits a stack best for a given trace (bins,)."""
+    bins = len(trace)
     energy = np.float32(0)
     for t in range(bins):
         energy += trace[t] * trace[t]
@@ -112,37 +247,71 @@ def footprint_of(stack, trace):  # type: ignore[no-untyped-def]
         for x in range(width):
             total = np.float32(0)
             for t in range(bins):
-                total += stack[y, x, t] * trace[t]
+                total += stack[row + y, column + x, t] * trace[t]
             footprint[y, x] = total / max(energy, np.float32(1e-20))
     return footprint
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def subtract(stack, footprint, trace):  # type: ignore[no-untyped-def]
-    """Take footprint x trace from a stack in place."""
-    height, width, bins = stack.shape
+def subtract(stack, footprint, trace, row, column):  # type: ignore[no-untyped-def]
+    """Take footprint (y, x) x trace from a stack at (row, column) in place."""
+    for y in range(footprint.shape[0]):
+        for x in range(footprint.shape[1]):
+            weight = footprint[y, x]
+            if weight != 0:
+                for t in range(len(trace)):
+                    stack[row + y, column + x, t] -= weight * trace[t]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def fit_footprint(stack, footprint, support, trace, row, column):  # type: ignore[no-untyped-def]
+    """Refit a cell, footprint then trace, to a stack that lacks it, in place; the stack is left as what the new cell leaves over.
+
+    Footprint (y, x) >= 0 within the support (y, x). One round of alternating least squares.
+    """
+    height, width = footprint.shape
+    bins = len(trace)
+    energy = np.float32(0)
+    for t in range(bins):
+        energy += trace[t] * trace[t]
+    norm = np.float32(0)
+    change = np.zeros(bins, np.float32)
+    for y in range(height):
+        for x in range(width):
+            if not support[y, x]:
+                continue
+            total = np.float32(0)
+            for t in range(bins):
+                total += stack[row + y, column + x, t] * trace[t]
+            fitted = max(footprint[y, x] + total / max(energy, np.float32(1e-20)), np.float32(0))
+            step = fitted - footprint[y, x]
+            footprint[y, x] = fitted
+            norm += fitted * fitted
+            # The trace is fitted to what the new footprint leaves.
+            for t in range(bins):
+                value = stack[row + y, column + x, t] - step * trace[t]
+                stack[row + y, column + x, t] = value
+                change[t] += fitted * value
+    for t in range(bins):
+        change[t] /= max(norm, np.float32(1e-20))
+        trace[t] += change[t]
     for y in range(height):
         for x in range(width):
             weight = footprint[y, x]
             if weight != 0:
                 for t in range(bins):
-                    stack[y, x, t] -= weight * trace[t]
+                    stack[row + y, column + x, t] -= weight * change[t]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def remove_neuropil(stack, neuropil):  # type: ignore[no-untyped-def]
-    """Take the neuropil around it from every pixel of a stack in place, as much of it as the pixel shows.
-
-    Pixels differ in brightness and noise, and so in how strongly neuropil shows. The factor is held near one, since a bright cell is
-    part of its own surround.
-    """
-    height, width, bins = stack.shape
-    for y in range(height):
-        for x in range(width):
-            shared, power = np.float32(0), np.float32(0)
-            for t in range(bins):
-                shared += stack[y, x, t] * neuropil[y, x, t]
-                power += neuropil[y, x, t] * neuropil[y, x, t]
-            factor = min(max(shared / max(power, np.float32(1e-20)), np.float32(0.6)), np.float32(1.5))
-            for t in range(bins):
-                stack[y, x, t] -= factor * neuropil[y, x, t]
+def add_turned(stack, rows, columns, lags, weights, sums):  # type: ignore[no-untyped-def]
+    """Weighted sums (draws, bins) of the pixels of a stack at rows and columns (draws, weights), each turned in time by its lag."""
+    draws, count = rows.shape
+    bins = stack.shape[2]
+    for draw in range(draws):
+        for k in range(count):
+            y, x, lag, weight = rows[draw, k], columns[draw, k], lags[draw, k], weights[k]
+            for t in range(bins - lag):
+                sums[draw, t] += weight * stack[y, x, t + lag]
+            for t in range(lag):
+                sums[draw, bins - lag + t] += weight * stack[y, x, t]

@@ -13,19 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.cell_block import BlockCell, CellParameters, find_cells
-from sensorium_pipeline.imaging.scratch import scratch_array
+from sensorium_pipeline.imaging.binned_movie import bin_movie, measure_neuropil
+from sensorium_pipeline.imaging.cell_block import BlockCell, find_cells
+from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
-BLOCK = 96  # side of a block, pixels
-CHUNK_BYTES = 64 * 2**20
-FRAGMENT_GAP = 4.0  # px between the masks of a cell and what is left of it
-MOST_BINS = 1000  # more add little to the footprints and much to the work
+BLOCK = 170  # side of a block, pixels
+FRAGMENT_GAP = 5.0  # px between the masks of a cell and what is left of it
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def segment(
     inside: NDArray[np.bool_],
     parameters: CellParameters,
     scratch: Path,
+    pixel_size: float | None = None,
     progress: ProgressCallback = silent,
     threads: int = 1,
 ) -> Cells:
@@ -72,28 +74,50 @@ def segment(
         inside: (y, x) pixels that lay in the field in nearly every frame; no footprint reaches beyond them.
         parameters: see there.
         scratch: folder for the binned movie, which is removed at the end.
+        pixel_size: um; None where it is not known, and sizes count in pixels.
         progress: told after every chunk and block.
         threads: blocks worked on at a time; the result does not depend on it.
     """
     path = scratch / "binned.float32"
     try:
-        binned, bin_rate = _bin(movie, frame_rate, flagged, parameters, path, progress)
+        binned = bin_movie(
+            movie,
+            frame_rate=frame_rate,
+            flagged=flagged,
+            bin_duration=parameters.bin_duration,
+            high_pass=parameters.high_pass,
+            path=path,
+            threads=threads,
+            progress=progress,
+        )
         if binned is None:
-            return _collect([], movie.width, parameters)
-        blocks = list(_blocks(movie.height, movie.width, int(2 * parameters.neuropil_scale)))
+            return _collect([], (movie.height, movie.width), parameters, pixel_size)
+        largest = parameters.diameters(pixel_size)[1]
+        blocks = list(_blocks(movie.height, movie.width, int(np.clip(largest / 2 + 4, 12, 32))))
+        # The window of the neuropil is far larger than any cell, so that no cell is taken for its own surround.
+        neuropil = measure_neuropil(binned, max(parameters.neuropil_scale, largest / 2))
+        length = max(round(parameters.high_pass * binned.rate), 1)
 
         def work(block: _Block) -> list[BlockCell]:
-            stack = np.ascontiguousarray(np.moveaxis(binned[:, block.outer[0], block.outer[1]], 0, 2))
-            return [
-                cell for cell in find_cells(stack, bin_rate, inside[block.outer], parameters, block.origin) if block.owns(cell.centroid)
-            ]
+            stack = np.array(binned.stack[block.outer])
+            noise = neuropil.remove(stack, block.outer, length)
+            found = find_cells(
+                stack,
+                noise,
+                inside[block.outer],
+                parameters,
+                pixel_size=pixel_size,
+                places=noise.size / inside.size,
+                origin=block.origin,
+            )
+            return [cell for cell in found if block.owns(cell.centroid)]
 
         found: list[BlockCell] = []
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             for done, cells in enumerate(pool.map(work, blocks)):
                 found += cells
                 progress(Progress("cells", done + 1, len(blocks), f"{len(found)} found"))
-        return _collect(found, movie.width, parameters)
+        return _collect(found, (movie.height, movie.width), parameters, pixel_size)
     finally:
         path.unlink(missing_ok=True)
 
@@ -126,66 +150,60 @@ def _blocks(height: int, width: int, margin: int) -> Iterator[_Block]:
             yield _Block((rows[0], columns[0]), (rows[1], columns[1]))
 
 
-def _bin(
-    movie: Movie, frame_rate: float, flagged: NDArray[np.bool_], parameters: CellParameters, path: Path, progress: ProgressCallback
-) -> tuple[NDArray[np.float32] | None, float]:
-    """The movie binned over frames that are not flagged, on disk (bins, y, x), and its rate in Hz; None where hardly anything is left."""
-    size = max(round(parameters.bin_duration * frame_rate), int(np.ceil(movie.frames / MOST_BINS)), 1)
-    # A short movie keeps enough bins to tell noise from cells.
-    size = max(min(size, movie.frames // 100), 1)
-    used = np.flatnonzero([(~flagged[start : start + size]).any() for start in range(0, movie.frames - size + 1, size)])
-    if len(used) < 8:
-        return None, 0.0
-    binned = scratch_array(path, (len(used), movie.height, movie.width), np.float32)
-    many = max(CHUNK_BYTES // (4 * size * movie.height * movie.width), 1)
-    row = 0
-    for first in range(0, movie.frames // size, many):
-        last = min(first + many, movie.frames // size)
-        frames = movie.read(first * size, last * size)
-        for index in range(last - first):
-            good = ~flagged[(first + index) * size : (first + index + 1) * size]
-            if good.any():
-                part = frames[index * size : (index + 1) * size]
-                # Fewer frames in a bin mean more noise, which a few bins can bear.
-                binned[row] = np.mean(part if good.all() else part[good], axis=0, dtype=np.float32)
-                row += 1
-        progress(Progress("binning", last * size, movie.frames))
-    return binned, frame_rate / size
-
-
-def _collect(found: list[BlockCell], width: int, parameters: CellParameters) -> Cells:
+def _collect(found: list[BlockCell], shape: tuple[int, int], parameters: CellParameters, pixel_size: float | None) -> Cells:
     """Cells of all blocks in one order, those found twice at a border once, each judged."""
     found = sorted(found, key=lambda cell: (-cell.snr, cell.centroid))
-    taken: list[BlockCell] = []
-    masks: list[frozenset[tuple[int, int]]] = []
-    for cell in found:
-        mask = frozenset(zip(*(axis.tolist() for axis in cell.mask(parameters.mask)), strict=True))
-        near = [
-            k for k, other in enumerate(taken) if abs(other.centroid[0] - cell.centroid[0]) + abs(other.centroid[1] - cell.centroid[1]) < 30
-        ]
-        if not any(len(mask & masks[k]) > parameters.same_overlap * len(mask | masks[k]) for k in near):
-            taken.append(cell)
-            masks.append(mask)
-    reasons = [_judge(cell, parameters) or _fragment(cell, taken[:index], parameters) for index, cell in enumerate(taken)]
-    entries = [(index, cell.rows * width + cell.columns, cell.weights) for index, cell in enumerate(taken)]
+    shared, areas = _overlaps(found, shape, parameters.mask)
+    taken: list[int] = []
+    gone = np.zeros(len(found), bool)
+    for index in range(len(found)):
+        others, pixels = _neighbours(shared, index)
+        union = areas[others] + areas[index] - pixels
+        gone[index] = bool(np.any((others < index) & ~gone[others] & (pixels > parameters.same_overlap * union)))
+        if not gone[index]:
+            taken.append(index)
+    cells = [found[index] for index in taken]
+    reasons = [_judge(cell, parameters, pixel_size) or _fragment(cell, cells[:index], parameters) for index, cell in enumerate(cells)]
+    sizes = [len(cell.weights) for cell in cells]
     return Cells(
-        neuron=np.concatenate([np.full(len(pixels), index, np.int32) for index, pixels, _ in entries] or [np.empty(0, np.int32)]),
-        pixel=np.concatenate([pixels.astype(np.int32) for _, pixels, _ in entries] or [np.empty(0, np.int32)]),
-        weight=np.concatenate([weights / np.linalg.norm(weights) for *_, weights in entries] or [np.empty(0)]).astype(np.float32),
-        centroids=np.array([cell.centroid for cell in taken], np.float32).reshape(-1, 2),
-        detection_snr=np.array([cell.snr for cell in taken], np.float32),
+        neuron=np.repeat(np.arange(len(cells), dtype=np.int32), sizes),
+        pixel=_joined([cell.rows * shape[1] + cell.columns for cell in cells]).astype(np.int32),
+        weight=_joined([cell.weights / np.linalg.norm(cell.weights) for cell in cells]).astype(np.float32),
+        centroids=np.array([cell.centroid for cell in cells], np.float32).reshape(-1, 2),
+        detection_snr=np.array([cell.snr for cell in cells], np.float32),
         kept=np.array([not reason for reason in reasons], bool),
         reason=tuple(reasons),
     )
 
 
-def _judge(cell: BlockCell, parameters: CellParameters) -> str:
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _overlaps(found: list[BlockCell], shape: tuple[int, int], part: float) -> tuple[scipy.sparse.csr_matrix, NDArray[np.int64]]:
+    """Pixels that the masks of cells share (cells, cells), and their areas (cells,)."""
+    masks = [cell.mask(part) for cell in found]
+    areas = np.array([len(rows) for rows, _ in masks], np.int64)
+    pixel = _joined([rows * shape[1] + columns for rows, columns in masks]).astype(np.int64)
+    matrix = scipy.sparse.csr_matrix(
+        (np.ones(len(pixel), np.int64), (np.repeat(np.arange(len(found)), areas), pixel)), shape=(len(found), shape[0] * shape[1])
+    )
+    return scipy.sparse.csr_matrix(matrix @ matrix.T), areas
+
+
+def _neighbours(shared: scipy.sparse.csr_matrix, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    row = slice(shared.indptr[index], shared.indptr[index + 1])
+    return shared.indices[row], shared.data[row]
+
+
+def _judge(cell: BlockCell, parameters: CellParameters, pixel_size: float | None) -> str:
     """Why a footprint is no cell; empty if it is."""
     rows, columns = cell.mask(parameters.mask)
-    if len(rows) < parameters.smallest_area:
-        return f"mask of {len(rows)} px is below {parameters.smallest_area}"
-    if len(rows) > parameters.largest_area:
-        return f"mask of {len(rows)} px is above {parameters.largest_area}"
+    smallest, largest = parameters.areas(pixel_size)
+    if len(rows) < smallest:
+        return f"mask of {len(rows)} px is below {smallest:.0f}"
+    if len(rows) > largest:
+        return f"mask of {len(rows)} px is above {largest:.0f}"
     # A disc of area A has the summed variance A / 2 pi.
     spread = np.var(rows) + np.var(columns) + 1 / 6
     compactness = len(rows) / (2 * np.pi * spread)
@@ -193,7 +211,9 @@ def _judge(cell: BlockCell, parameters: CellParameters) -> str:
         return f"compactness {compactness:.2f} is below {parameters.least_compactness}"
     if cell.snr < parameters.least_snr:
         return f"signal-to-noise {cell.snr:.1f} is below {parameters.least_snr}"
-    if cell.skewness < parameters.least_skewness and compactness < parameters.roundness:
+    if cell.surround > parameters.most_surround:
+        return f"its surround shows {cell.surround:.2f} of its signal, more than {parameters.most_surround}, as of neuropil"
+    if cell.skewness < parameters.least_skewness:
         return f"skewness {cell.skewness:.2f} is below {parameters.least_skewness}, as of neuropil"
     return ""
 
@@ -204,12 +224,13 @@ def _fragment(cell: BlockCell, brighter: list[BlockCell], parameters: CellParame
     for other in brighter:
         if cell.snr > parameters.fragment_snr * other.snr or len(other.trace) != len(cell.trace):
             continue
-        distance = abs(other.centroid[0] - cell.centroid[0]) + abs(other.centroid[1] - cell.centroid[1])
-        if distance > 60:
+        (y, x), (other_y, other_x) = cell.centroid, other.centroid
+        if abs(y - other_y) + abs(x - other_x) > 60:
             continue
         other_rows, other_columns = other.mask(parameters.mask)
         gap = np.sqrt((rows[:, None] - other_rows) ** 2 + (columns[:, None] - other_columns) ** 2).min()
-        alike = float(np.corrcoef(cell.trace, other.trace)[0, 1])
+        # Noise lowers the correlation of a faint trace, whatever its signal.
+        alike = float(np.corrcoef(cell.trace, other.trace)[0, 1]) / max(cell.purity, 0.3)
         if gap <= FRAGMENT_GAP and alike > parameters.fragment_correlation:
             return f"fragment of a neighbour {other.snr / cell.snr:.1f} times as bright, correlation {alike:.2f}"
     return ""

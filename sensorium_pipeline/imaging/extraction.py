@@ -26,7 +26,7 @@ from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
 # A pixel belongs to the plane if so large a part of the frames saw it.
-LEAST_COVERAGE = 0.95
+LEAST_COVERAGE = 0.99
 
 CORRECTED = "corrected"
 
@@ -125,7 +125,7 @@ class _Extraction:
             corrected = None if motion is None else self._corrected(motion)
             if motion is None or corrected is None:
                 motion, corrected = self._motion()
-            found = self._cells(corrected, motion) if found is None else found
+            found = self._cells(corrected, motion, pixel_size) if found is None else found
             traces = self._traces(corrected, found, motion) if traces is None else traces
         if activity is None:
             activity = self._activity(traces)
@@ -163,7 +163,7 @@ class _Extraction:
         dataset.attrs["corrected_type"] = corrected.dtype.str
         return self._keep("motion", dataset), corrected
 
-    def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset) -> xr.Dataset:
+    def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset, pixel_size: float | None) -> xr.Dataset:
         cells = segment(
             corrected,
             frame_rate=self.frame_rate,
@@ -171,6 +171,7 @@ class _Extraction:
             inside=motion["coverage"].values >= LEAST_COVERAGE,
             parameters=self.parameters.cells,
             scratch=self.folder,
+            pixel_size=pixel_size,
             progress=self.progress,
             threads=len(os.sched_getaffinity(0)),
         )
@@ -184,6 +185,7 @@ class _Extraction:
             flagged=motion["flagged"].values,
             parameters=self.parameters.traces,
             progress=self.progress,
+            threads=len(os.sched_getaffinity(0)),
         )
         return self._keep("traces", stage_dataset(traces))
 

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from sensorium_pipeline.imaging.cell_block import CellParameters
+from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.deconvolution import DeconvolutionParameters
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.traces import TraceParameters

@@ -5,8 +5,11 @@ is counted once. Neuropil is the mean of a ring around the cell without the pixe
 is subtracted is fitted to the frames in which the cell is at rest, and stays near the usual 0.7 where they cannot tell.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numba
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
@@ -19,8 +22,9 @@ from sensorium_pipeline.recordings.movie import Movie
 
 Float32 = NDArray[np.float32]
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 64 * 2**20
 USUAL_COEFFICIENT = 0.7
+PRIOR = 0.15  # standard deviation of the coefficient over cells
 
 
 class TraceParameters(BaseModel):
@@ -37,9 +41,9 @@ class TraceParameters(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     neuropil_gap: int = 2
-    neuropil_area: int = 250
-    mask: float = 0.2
-    baseline_window: float = 60.0
+    neuropil_area: int = 500
+    mask: float = 0.05
+    baseline_window: float = 180.0
     baseline_percentile: float = 20.0
 
 
@@ -68,23 +72,52 @@ def extract_traces(
     flagged: NDArray[np.bool_],
     parameters: TraceParameters,
     progress: ProgressCallback = silent,
+    threads: int = 1,
 ) -> Traces:
-    """Traces of `cells` (kept or not) from a motion-corrected movie, streamed in chunks of frames."""
+    """Traces of `cells` (kept or not) from a motion-corrected movie, streamed in chunks of frames.
+
+    Args:
+        movie: corrected frames.
+        cells: footprints; those that are not kept get traces, too, but are no neighbours whose share is removed.
+        frame_rate: Hz.
+        flagged: (frames,) frames in which nothing is known.
+        parameters: see there.
+        progress: told after every chunk.
+        threads: at work at a time; the result does not depend on it.
+    """
     count, pixels = len(cells), movie.height * movie.width
-    raw, rings = np.empty((count, movie.frames), np.float32), np.empty((count, movie.frames), np.float32)
     footprints = _footprints(cells, pixels, parameters.mask)
-    surround = _rings(footprints, cells.kept, movie.height, movie.width, parameters)
     own = _own_means(footprints)
-    step = max(CHUNK_BYTES // (pixels * 4), 1)
-    for start in range(0, movie.frames, step):
-        stop = min(start + step, movie.frames)
-        frames = np.ascontiguousarray(movie.read(start, stop).reshape(stop - start, pixels).T, np.float32)
-        raw[:, start:stop] = own @ frames
-        rings[:, start:stop] = surround @ frames
-        progress(Progress("traces", stop, movie.frames))
+    both = scipy.sparse.csr_matrix(
+        scipy.sparse.vstack([own, _rings(footprints, cells.kept, movie.height, movie.width, parameters)]), dtype=np.float32
+    )
+    means = np.empty((2 * count, movie.frames), np.float32)
+    step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize), threads)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        for start in range(0, movie.frames, step):
+            frames = movie.read(start, min(start + step, movie.frames)).reshape(-1, pixels)
+            parts = pairwise(np.linspace(0, len(frames), max(threads, 1) + 1).astype(int).tolist())
+            jobs = [
+                pool.submit(_weigh, frames, both.indptr, both.indices, both.data, means[:, start : start + len(frames)], *part)
+                for part in parts
+            ]
+            for job in jobs:
+                job.result()
+            progress(Progress("traces", start + len(frames), movie.frames))
+    raw, rings = means[:count], means[count:]
     fluorescence = _demix(raw, rings, footprints, own, cells.kept)
-    fluorescence[:, flagged], rings[:, flagged] = np.nan, np.nan
-    return _to_dff(fluorescence, rings, frame_rate, parameters)
+    return _to_dff(fluorescence, rings, flagged, frame_rate, parameters)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _weigh(frames, starts, pixels, weights, result, first, last):  # type: ignore[no-untyped-def]
+    """Weighted sums of the pixels of frames `first` to `last` (n, pixels), one for each row of a compressed sparse matrix."""
+    for n in range(first, last):
+        for row in range(len(starts) - 1):
+            total = np.float32(0)
+            for entry in range(starts[row], starts[row + 1]):
+                total += weights[entry] * frames[n, pixels[entry]]
+            result[row, n] = total
 
 
 def _footprints(cells: Cells, pixels: int, part: float) -> scipy.sparse.csr_matrix:
@@ -157,68 +190,78 @@ def _demix(
     return result
 
 
-def _to_dff(fluorescence: Float32, neuropil: Float32, frame_rate: float, parameters: TraceParameters) -> Traces:
-    """dF/F of fluorescence less neuropil over a running percentile.
+def _to_dff(fluorescence: Float32, neuropil: Float32, flagged: NDArray[np.bool_], frame_rate: float, parameters: TraceParameters) -> Traces:
+    """dF/F of fluorescence less neuropil over a running percentile, in frames that are not flagged.
 
     Only what neuropil changes is subtracted, not its median level, so that the baseline of a dim cell does not come near zero and its
     dF/F says nothing; should counts be near zero all the same, the denominator is held above a tenth of the median fluorescence.
     """
-    coefficient = np.array([_coefficient(f, n) for f, n in zip(fluorescence, neuropil, strict=True)], np.float32)
-    dff = np.empty_like(fluorescence)
-    for cell in range(len(fluorescence)):
-        if np.isnan(fluorescence[cell]).all():
-            dff[cell] = np.nan
-            continue
-        corrected = fluorescence[cell] - coefficient[cell] * (neuropil[cell] - np.nanmedian(neuropil[cell]))
-        baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
-        usual = abs(float(np.nanmedian(fluorescence[cell])))
-        scale = np.maximum(baseline, max(0.1 * usual, 1e-6))
-        dff[cell] = (corrected - baseline) / scale
-    return Traces(fluorescence, neuropil, coefficient, dff)
+    fluorescence[:, flagged], neuropil[:, flagged] = np.nan, np.nan
+    dff = np.full_like(fluorescence, np.nan)
+    if flagged.all() or len(fluorescence) == 0:
+        return Traces(fluorescence, neuropil, np.full(len(fluorescence), USUAL_COEFFICIENT, np.float32), dff)
+    cell, ring = fluorescence[:, ~flagged], neuropil[:, ~flagged]
+    coefficient = _coefficients(cell, ring)
+    corrected = fluorescence - coefficient[:, None] * (neuropil - np.median(ring, axis=1, keepdims=True))
+    baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
+    usual = np.abs(np.median(cell, axis=1, keepdims=True))
+    scale = np.maximum(baseline, np.maximum(0.1 * usual, 1e-6))
+    return Traces(fluorescence, neuropil, coefficient, ((corrected - baseline) / scale).astype(np.float32))
 
 
-def _coefficient(fluorescence: Float32, neuropil: Float32) -> float:
-    """Slope of the cell's brightness against its ring's over frames in which the cell is at rest, drawn towards the usual 0.7.
+def _coefficients(fluorescence: Float32, neuropil: Float32) -> Float32:
+    """Slope of each cell's brightness against its ring's over frames in which the cell is at rest, drawn towards the usual 0.7.
 
-    Slow drifts are left out by taking differences from a running mean; frames above the median of what remains are activity and are
-    dropped, three times over.
+    Slow drifts are left out by taking differences from a running mean; frames far above the median of what remains are activity and are
+    dropped, three times over. Where a ring shows more noise than neuropil, less of it is subtracted: the usual 0.7 is that of its signal.
     """
-    known = ~(np.isnan(fluorescence) | np.isnan(neuropil))
-    if np.count_nonzero(known) < 50:
-        return USUAL_COEFFICIENT
-    cell, ring = fluorescence[known].astype(np.float64), neuropil[known].astype(np.float64)
-    length = max(len(cell) // 50, 25)
-    cell, ring = cell - ndimage.uniform_filter1d(cell, length), ring - ndimage.uniform_filter1d(ring, length)
-    slope, error = USUAL_COEFFICIENT, np.inf
+    frames = fluorescence.shape[1]
+    if frames < 50:
+        return np.full(len(fluorescence), USUAL_COEFFICIENT, np.float32)
+    length = max(frames // 50, 25)
+    cell = fluorescence - ndimage.uniform_filter1d(fluorescence, length, axis=1)
+    ring = neuropil - ndimage.uniform_filter1d(neuropil, length, axis=1)
+    noise = np.mean(np.diff(ring, axis=1) ** 2, axis=1, keepdims=True) / 2
+    usual = USUAL_COEFFICIENT * np.clip(1 - noise / np.maximum(np.var(ring, axis=1, keepdims=True), 1e-12), 0, 1)
+    slope: NDArray[np.floating] = usual
     for _ in range(4):
         rest = cell - slope * ring
-        quiet = rest <= np.median(rest) + 1.5 * 1.4826 * np.median(np.abs(rest - np.median(rest)))
-        power = float(np.var(ring[quiet])) * np.count_nonzero(quiet)
-        if power <= 0:
-            return USUAL_COEFFICIENT
-        slope = float(np.mean((ring[quiet] - ring[quiet].mean()) * cell[quiet]) * np.count_nonzero(quiet) / power)
-        error = float(np.sqrt(np.var(cell[quiet] - slope * ring[quiet]) / power))
-    prior = 0.15
-    slope = (slope / error**2 + USUAL_COEFFICIENT / prior**2) / (1 / error**2 + 1 / prior**2) if error > 0 else slope
-    return float(np.clip(slope, 0.0, 1.0))
+        middle = np.median(rest, axis=1, keepdims=True)
+        quiet = rest <= middle + 1.5 * 1.4826 * np.median(np.abs(rest - middle), axis=1, keepdims=True)
+        count = np.maximum(np.count_nonzero(quiet, axis=1)[:, None], 1)
+        centred = np.where(quiet, ring - np.sum(ring, axis=1, where=quiet, keepdims=True) / count, 0)
+        power = np.sum(centred**2, axis=1, keepdims=True)
+        slope = np.sum(centred * cell, axis=1, keepdims=True) / np.maximum(power, 1e-12)
+        left = np.where(quiet, cell - slope * ring, 0)
+        spread = np.sum(left**2, axis=1, keepdims=True) / count - (np.sum(left, axis=1, keepdims=True) / count) ** 2
+        # Weighed with the usual one by their errors.
+        certainty = power / np.maximum(spread, 1e-12)
+        slope = (slope * certainty + usual / PRIOR**2) / (certainty + 1 / PRIOR**2)
+    return np.clip(slope[:, 0], 0.0, 1.0).astype(np.float32)
 
 
-def running_percentile(trace: Float32, window: float, percentile: float) -> Float32:
-    """Percentile of a trace within a window of so many frames around every frame, smooth, NaN left out; NaN only where all is NaN.
+def running_percentile(traces: Float32, window: float, percentile: float) -> Float32:
+    """Percentile of traces (..., frames) in a window of so many frames around every frame, NaN left out; NaN only where all is NaN.
 
     It is taken at a tenth of the window apart and interpolated between, which is as smooth as the percentile itself.
     """
-    frames = len(trace)
+    frames = traces.shape[-1]
     half = max(window / 2, 1.0)
     count = max(int(np.ceil(frames / max(half / 5, 1.0))), 1)
     centres = np.linspace(0, frames - 1, count + 1) if frames > 1 else np.zeros(1)
-    values = np.full(len(centres), np.nan)
+    flat = traces.reshape(-1, frames)
+    missing = np.isnan(flat)
+    values = np.full((len(flat), len(centres)), np.nan)
     for index, centre in enumerate(centres):
-        part = trace[max(int(centre - half), 0) : int(centre + half) + 1]
-        part = part[~np.isnan(part)]
-        if len(part):
-            values[index] = np.percentile(part, percentile)
-    known = ~np.isnan(values)
-    if not known.any():
-        return np.full(frames, np.nan, np.float32)
-    return np.interp(np.arange(frames), centres[known], values[known]).astype(np.float32)
+        window_ = slice(max(int(centre - half), 0), int(centre + half) + 1)
+        part = flat[:, window_]
+        # Frames are missing in all traces or in none: whole frames are flagged.
+        known = ~missing[:, window_].all(0)
+        if known.any():
+            values[:, index] = np.percentile(part[:, known], percentile, axis=1)
+    result = np.full(flat.shape, np.nan, np.float32)
+    for row, found in enumerate(values):
+        known = ~np.isnan(found)
+        if known.any():
+            result[row] = np.interp(np.arange(frames), centres[known], found[known])
+    return result.reshape(traces.shape)

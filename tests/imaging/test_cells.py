@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 
-from sensorium_pipeline.imaging.cell_block import CellParameters
+from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.cells import Cells, segment
 
 

@@ -1,0 +1,169 @@
+"""A motion-corrected movie binned in time on scratch disk, pixel by pixel, and its neuropil at a coarser grid."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium_pipeline.imaging.cell_kernels import bin_frames, high_pass_all, remove_background, weigh_rows
+from sensorium_pipeline.imaging.scratch import scratch_array
+from sensorium_pipeline.progress import Progress, ProgressCallback
+from sensorium_pipeline.recordings.movie import Movie
+
+Float32 = NDArray[np.float32]
+
+CHUNK_BYTES = 64 * 2**20
+COARSENING = 8  # px of a square of the coarse grid
+MOST_BINS = 1000  # more add little to the footprints and much to the work
+LEAST_BINS = 100  # a short movie keeps so many, to tell noise from cells
+DEGREE = 2  # of the polynomial that neuropil is smooth to
+NEUROPIL_FACTOR = (0.3, 1.5)  # how strongly neuropil can show in a pixel
+DISTANCE = 3  # squares from a square to the middle of those that tell its neuropil, three by three
+DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+SHARE_SPREAD = 2.0  # standard deviation of the share of a direction in what smooth neuropil leaves
+FEWEST = 8  # bins without which nothing is looked for
+
+
+@dataclass(frozen=True)
+class BinnedMovie:
+    """A movie in bins of time.
+
+    Attributes:
+        stack: (y, x, bins) float32 on disk, counts.
+        coarse: (y / 8, x / 8, bins) float32, means over squares of 8 pixels, slow changes taken away.
+        rate: bins a second.
+    """
+
+    stack: Float32
+    coarse: Float32
+    rate: float
+
+
+def bin_movie(
+    movie: Movie,
+    *,
+    frame_rate: float,
+    flagged: NDArray[np.bool_],
+    bin_duration: float,
+    high_pass: float,
+    path: Path,
+    threads: int,
+    progress: ProgressCallback,
+) -> BinnedMovie | None:
+    """Bin the frames of a movie that are not flagged; None where hardly any is left.
+
+    Args:
+        movie: corrected frames.
+        frame_rate: Hz.
+        flagged: (frames,).
+        bin_duration: s, at least; long movies get longer bins and very short ones shorter ones.
+        high_pass: s, slower changes are taken from the coarse grid.
+        path: of the scratch file, which the caller removes.
+        threads: at work at a time.
+        progress: told after every chunk.
+    """
+    size = max(round(bin_duration * frame_rate), int(np.ceil(movie.frames / MOST_BINS)), 1)
+    size = max(min(size, movie.frames // LEAST_BINS), 1)
+    count = movie.frames // size
+    bins = int(np.count_nonzero((~flagged[: count * size]).reshape(count, size).any(1)))
+    if bins < FEWEST:
+        return None
+    stack = scratch_array(path, (movie.height, movie.width, bins), np.float32)
+    coarse = np.zeros((-(-movie.height // COARSENING), -(-movie.width // COARSENING), bins), np.float32)
+    many = max(CHUNK_BYTES // (movie.dtype.itemsize * size * movie.height * movie.width), 1) * size
+    edges = np.linspace(0, len(coarse), max(threads, 1) + 1).astype(int) * COARSENING
+    parts = [(first, min(last, movie.height)) for first, last in pairwise(edges.tolist()) if last > first]
+    row = 0
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        for start in range(0, count * size, many):
+            stop = min(start + many, count * size)
+            frames, use = movie.read(start, stop), ~flagged[start:stop]
+            work = [pool.submit(bin_frames, frames, use, size, stack, row, coarse, COARSENING, *part) for part in parts]
+            row = max(job.result() for job in work)
+            progress(Progress("binning", stop, movie.frames))
+    high_pass_all(coarse, max(round(high_pass * frame_rate / size), 1))
+    covered = [
+        np.diff(np.minimum(np.arange(side + 1) * COARSENING, length)) for side, length in zip(coarse.shape, stack.shape, strict=False)
+    ]
+    coarse /= np.multiply.outer(covered[0], covered[1])[:, :, None].astype(np.float32)
+    return BinnedMovie(stack, coarse, frame_rate / size)
+
+
+@dataclass(frozen=True)
+class Neuropil:
+    """What neuropil a pixel is expected to show; see `remove_background` for the arrays.
+
+    Attributes:
+        coarse: (squares y, squares x, bins) float32, brightness of the coarse grid.
+        weights_y, weights_x: how smooth neuropil follows from it along each axis; see `local_weights`.
+        around, inverse: what shines around every square at a distance that cells in it do not reach.
+    """
+
+    coarse: Float32
+    weights_y: tuple[NDArray[np.int64], Float32]
+    weights_x: tuple[NDArray[np.int64], Float32]
+    around: Float32
+    inverse: Float32
+
+    def remove(self, stack: Float32, window: tuple[slice, slice], length: int) -> Float32:
+        """Take slow changes (`length` bins) and neuropil from a window of the plane (y, x, bins) in place; returns the noise (y, x)."""
+        (first_y, weights_y), (first_x, weights_x) = (
+            (first[side], weights[side]) for (first, weights), side in zip((self.weights_y, self.weights_x), window, strict=True)
+        )
+        columns = slice(int(first_x[0]), int(first_x[-1]) + weights_x.shape[1])
+        rows = weigh_rows(np.ascontiguousarray(self.coarse[:, columns]), first_y, weights_y)
+        corner = (window[0].start, window[1].start)
+        return remove_background(
+            stack, length, rows, first_x - columns.start, weights_x, self.around, self.inverse, COARSENING, corner, *NEUROPIL_FACTOR
+        )
+
+
+def measure_neuropil(binned: BinnedMovie, scale: float) -> Neuropil:
+    """The neuropil of a plane: smooth over `scale` px (standard deviation), and around every square of the coarse grid."""
+    coarse = binned.coarse
+    tall, wide, bins = coarse.shape
+    sums = np.zeros((tall + 1, wide + 1, bins), np.float32)
+    sums[1:, 1:] = coarse.cumsum(0).cumsum(1)
+    around = np.zeros((tall, wide, len(DIRECTIONS), bins), np.float32)
+    rows, columns = np.arange(tall), np.arange(wide)
+    for k, (down, right) in enumerate(DIRECTIONS):
+        top, bottom = (np.clip(rows + DISTANCE * down + side, 0, tall)[:, None] for side in (-1, 2))
+        left, end = (np.clip(columns + DISTANCE * right + side, 0, wide)[None] for side in (-1, 2))
+        total = sums[bottom, end] - sums[top, end] - sums[bottom, left] + sums[top, left]
+        around[:, :, k] = total / np.maximum((bottom - top) * (end - left), 1)[:, :, None]
+    products = np.einsum("yxkt,yxjt->yxkj", around, around, optimize=True).astype(np.float64)
+    # Noise of a pixel, from the steps of the squares, which average over it.
+    noise = float(np.median(np.mean(np.diff(coarse, axis=2) ** 2, axis=2))) / 2 * COARSENING**2
+    damping = max(noise / SHARE_SPREAD**2, 1e-12)
+    inverse = np.linalg.inv(products + damping * np.eye(len(DIRECTIONS))).astype(np.float32)
+    height, width = binned.stack.shape[:2]
+    return Neuropil(coarse, local_weights(height, scale), local_weights(width, scale), around, inverse)
+
+
+def local_weights(length: int, scale: float) -> tuple[NDArray[np.int64], Float32]:
+    """How the smooth field at each of `length` pixels follows from the squares of the coarse grid along one axis.
+
+    A parabola is fitted to the squares around, weighted by a Gaussian of standard deviation `scale` px (local polynomial regression,
+    Fan and Gijbels 1996), so that slopes, also at the edge of the field, are not taken for structure.
+
+    Returns:
+        first: (length,) index of the first square used.
+        weights: (length, squares used) float32.
+    """
+    squares = -(-length // COARSENING)
+    edges = np.minimum(np.arange(squares + 1) * COARSENING, length)
+    centres, sizes = (edges[:-1] + edges[1:] - 1) / 2, np.diff(edges)
+    taps = min(2 * int(np.ceil(2.5 * scale / COARSENING)) + 1, squares)
+    first = np.clip(np.arange(length) // COARSENING - taps // 2, 0, squares - taps)
+    used = first[:, None] + np.arange(taps)
+    offset = (centres[used] - np.arange(length)[:, None]) / scale
+    kernel = np.exp(-0.5 * offset**2) * sizes[used]
+    powers = np.stack([offset**power for power in range(min(DEGREE + 1, taps))], axis=2)
+    moments = np.einsum("ptk,pt,ptl->pkl", powers, kernel, powers)
+    constant = np.zeros((length, moments.shape[1], 1))
+    constant[:, 0] = 1
+    fit = np.linalg.solve(moments, constant)[:, :, 0]
+    return first, (kernel * np.einsum("ptk,pk->pt", powers, fit)).astype(np.float32)
