@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.environment import environment_digest
@@ -22,11 +21,10 @@ from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION
 from sensorium_pipeline.scoring import METRIC_VERSION
-from sensorium_pipeline.sessions.catalogue import load_description, load_session_data
+from sensorium_pipeline.sessions.catalogue import load_session_data
 from sensorium_pipeline.sessions.release import Release
-from sensorium_pipeline.sessions.scaling import rescale
 from sensorium_pipeline.sessions.tiers import Tier
-from sensorium_pipeline.storage import Series, Workspace, digest_of, download_files, open_dataset, read_result, record_result, write_files
+from sensorium_pipeline.storage import Series, Workspace, digest_of, open_dataset, read_result, record_result, write_files
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.inbox import SubmissionRecord, fetch_submission, list_submissions
 from sensorium_pipeline.submissions.release import stage_release
@@ -38,7 +36,6 @@ from sensorium_pipeline.submissions.run import (
     Device,
     Failure,
     RunOutcome,
-    predict_images,
     run_submission,
 )
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, never
@@ -299,52 +296,6 @@ def refuse(workspace: Workspace, job: Job, reason: str) -> None:
         _evaluations(workspace, job).append(event)
 
 
-def predict_twin(
-    workspace: Workspace, job: Job, images: NDArray[np.generic], session: str | None = None, *, progress: ProgressCallback = silent
-) -> tuple[str, NDArray[np.int64], NDArray[np.float32]]:
-    """Responses of a session's neurons to any images, by a submission that was evaluated: a digital twin.
-
-    Args:
-        workspace: where it was evaluated.
-        job: the submission.
-        images: (images, y, x) grey values 0..255, at the full or at the model-input resolution of the session.
-        session: whose neurons; the track's first competition session where it is left out.
-        progress: of the run.
-
-    Returns:
-        The session's name, unit ids (neurons,) and responses (images, neurons) in standardised units; the mean over seeds.
-
-    Raises:
-        InputError: it was not evaluated or failed, or the session or images do not fit.
-    """
-    evaluation = latest_evaluation(workspace, job)
-    if evaluation is None or evaluation.failure:
-        problem = f"it failed ({evaluation.failure})" if evaluation else "it has not been evaluated"
-        raise InputError(problem, where=job.identifier, advice="Only an evaluated model predicts; see `sensorium rank`.")
-    name = session or job.release.competition_sessions(job.track)[0].name
-    if name not in job.data():
-        raise InputError(
-            f"the release has no session {name} for this track", where="session", advice=f"Choose one of {', '.join(job.data())}."
-        )
-    tree = open_dataset(workspace.open, job.data()[name])
-    description = load_description(tree, job.track)
-    full = (tree["images"].sizes["y"], tree["images"].sizes["x"])
-    if images.ndim == 3 and images.shape[1:] == full and full != description.image_shape:
-        images = rescale(images, description.image_shape)
-    staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
-    responses = []
-    with tempfile.TemporaryDirectory(prefix="sensorium-twin-") as folder:
-        files = Path(folder, "submission")
-        fetch_submission(workspace, job.submission, files)
-        for seed, run in zip(job.submission.seeds, evaluation.runs, strict=True):
-            state = None
-            if run.state_digest is not None:
-                download_files(workspace.sealed, run.state_digest, Path(folder, str(seed)))
-                state = Path(folder, str(seed), STATE)
-            responses.append(predict_images(files, state, staged, name, images, seed=seed, progress=progress))
-    return name, description.unit_ids, np.mean(responses, axis=0, dtype=np.float32)
-
-
 def stage_slice(workspace: Workspace, release: Release, track: str, folder: Path, only: Sequence[str] = ()) -> Path:
     """A small public slice of a release for smoke runs: few visible trials of every session that the track may use, or of some.
 
@@ -376,7 +327,7 @@ def _run(
     if checkpoints is None:
         staged = _stage_smoke_slice(workspace, job)
     else:
-        staged = stage_release(workspace.open, job.release, job.track, _staging_area(), progress)
+        staged = stage_release(workspace.open, job.release, job.track, staging_area(), progress)
     with tempfile.TemporaryDirectory(prefix="sensorium-run-") as folder:
         files, out = Path(folder, "submission"), Path(folder, "out")
         fetch_submission(workspace, job.submission, files)
@@ -403,7 +354,7 @@ def _stage_smoke_slice(workspace: Workspace, job: Job) -> Path:
     """Visible trials alone: whatever a submission says after it saw nothing else may be shown to its team."""
     first = job.release.competition_sessions(job.track)[0]
     content = {"smoke run": SMOKE_TRIALS, "track": job.track, "session": first.open_digest, "schema_version": SCHEMA_VERSION}
-    return stage_slice(workspace, job.release, job.track, _staging_area() / digest_of(content)[:32], only=[first.name])
+    return stage_slice(workspace, job.release, job.track, staging_area() / digest_of(content)[:32], only=[first.name])
 
 
 def _without_own_words(outcome: RunOutcome, out: Path) -> RunOutcome:
@@ -453,7 +404,7 @@ def _is_named(record: SubmissionRecord, name: str) -> bool:
     return bool(name) and (name in (record.identifier, record.team, f"{record.team}/{record.name}") or record.digest.startswith(name))
 
 
-def _staging_area() -> Path:
+def staging_area() -> Path:
     """Folder of this user and machine for decoded sessions; nobody else may have put it there."""
     folder = Path(tempfile.gettempdir(), f"sensorium-staged-{os.getuid()}")
     folder.mkdir(mode=0o755, exist_ok=True)

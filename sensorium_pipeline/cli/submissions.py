@@ -228,7 +228,8 @@ def predict(
 
     The model runs in the same sandbox as in its evaluation.
     """
-    from sensorium_pipeline.evaluation import find_job, predict_twin
+    from sensorium_pipeline.digital_twin import predict_twin
+    from sensorium_pipeline.evaluation import find_job
     from sensorium_pipeline.pictures import read_images, write_responses
     from sensorium_pipeline.sessions.release import choose_release
 
