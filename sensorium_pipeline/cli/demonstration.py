@@ -20,6 +20,7 @@ from sensorium_pipeline.recordings.simulation import simulate_recording, truth_f
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, load_session_data, read_session
 from sensorium_pipeline.sessions.records import SessionRecord
+from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.release import Release, change_phases, create_release, read_release
 from sensorium_pipeline.sessions.truth import TruthComparison, compare_with_truth
 from sensorium_pipeline.settings import Settings
@@ -91,6 +92,8 @@ def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration
                 workspace,
                 RELEASE,
                 [record.name for record in records],
+                # Who changes the code and runs it again the same day has other predictions to send.
+                phases=[Phase(per_day=20)],
                 references={"sensorium": "organisers/LN baseline", "sensorium+": "organisers/LN baseline"},
             )
             release = change_phases(workspace, RELEASE, final="open")
