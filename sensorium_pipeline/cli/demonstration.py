@@ -19,8 +19,8 @@ from sensorium_pipeline.rankings.records import RankingTable
 from sensorium_pipeline.recordings.simulation import simulate_recording, truth_folder
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
 from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, load_session_data, read_session
-from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.phases import Phase
+from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.release import Release, change_phases, create_release, read_release
 from sensorium_pipeline.sessions.truth import TruthComparison, compare_with_truth
 from sensorium_pipeline.settings import Settings
