@@ -1,0 +1,27 @@
+"""Neuropil: what is smooth, and sizes in micrometres."""
+
+import numpy as np
+import pytest
+
+from sensorium_pipeline.imaging.binned_movie import COARSENING, local_weights
+from sensorium_pipeline.imaging.cell_parameters import CellParameters
+
+
+@pytest.mark.parametrize("length", [20, 100, 171])
+def test_parabolas_pass_through_the_smooth_field_up_to_the_edges(length: int) -> None:
+    first, weights = local_weights(length, 18.0)
+    x = np.arange(length)
+    degree = min(2, weights.shape[1] - 1)
+    field = 3 + 0.2 * x - (0.01 * x**2 if degree == 2 else 0)
+    squares = np.array([field[start : start + COARSENING].mean() for start in range(0, length, COARSENING)])
+    found = (weights * squares[first[:, None] + np.arange(weights.shape[1])]).sum(1)
+    # A square tells the mean of a parabola over its width, not its value in the middle.
+    assert np.abs(found - field).max() < 0.1
+
+
+def test_sizes_follow_the_pixel_where_it_is_known() -> None:
+    parameters = CellParameters()
+    assert parameters.diameters(1.0) == parameters.soma
+    assert parameters.areas(2.0)[1] == pytest.approx(parameters.areas(1.0)[1] / 4)
+    assert parameters.diameters(None) == parameters.soma_pixels
+    assert parameters.diameters(10.0)[0] == 2.0
