@@ -1,120 +1,130 @@
-"""How fast calcium rises and decays, estimated from one trace.
+"""How fast calcium rises and decays, from one trace.
 
-Two estimates err in opposite directions. The autocovariance (Pnevmatikakis et al., Neuron 2016) takes bursts of spikes for slow calcium,
-so its decay is too long. The kernel that explains the trace down to its noise by the fewest events takes the slow tail after a burst for
-activity, so its decay is too short where an indicator has such a tail, as GCaMP6 has. Their geometric mean is used, of the rise too.
+The decay is the one whose autocovariance is nearest to the trace's, over lags from one frame to two seconds: the noise is at lag nought
+alone and does not matter. The rise and the noise come from `calcium_onset`, which needs the decay, as the decay needs the rise: both are
+estimated in turn.
 """
+
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.oasis import explain
+from sensorium_pipeline.imaging.calcium_onset import estimate_onset
 
-LAGS = 5  # lags of the autocovariance beyond the order that the time constants are fitted to
-EXCERPT = 2500  # frames that kernels are compared on: those with the largest variance
-DECAY_STEP = 1.5  # between kernels that are compared
-QUICK_RISE = 0.03  # s: kernels are compared with no slower rise, which would hide how well their decay fits
+LONGEST_LAG = 2.0  # s
+FEWEST_LAGS = 6
+DENSITY = 4.0  # lags an octave: more say no more
+TYPICAL_DECAY = 0.7  # s: where the search begins, and what a trace that says nothing gets
+DECAYS = 49  # that are compared, from one limit to the other
 SLOWEST_RISE = 0.9  # of the decay
+LEAST_WHITE = 0.2  # of the spectrum's upper part: so much of it is noise at least
 
 Limits = tuple[float, float]
 
 
-def estimate_kinetics(
-    trace: NDArray[np.float32], order: int, noise: float, frame_rate: float, decays: Limits, rises: Limits
-) -> tuple[float, float]:
-    """Decay and rise in s of one trace.
+@dataclass(frozen=True)
+class Kinetics:
+    """Of the calcium in one trace.
+
+    Attributes:
+        decay: time constant in s.
+        rise: time constant in s, within its limits; zero for calcium of first order.
+        onset: rise in s as the trace shows it, without limits: see `calcium_onset`.
+        noise: standard deviation within a frame.
+    """
+
+    decay: float
+    rise: float
+    onset: float
+    noise: float
+
+    def late(self, frame_rate: float) -> float:
+        """Frames by which the jumps of calcium that is taken to rise within `rise` come later than their spikes.
+
+        A frame integrates and a spike falls anywhere in it: over such spikes the frames' response has its centre the decay and the onset
+        after the spike's frame, whatever their kernel, while the autoregression's has it d / (1 - d) + r / (1 - r) after, d / (1 - d) being
+        the decay less half a frame.
+        """
+        r = np.exp(-1 / (self.rise * frame_rate)) if self.rise > 0 else 0.0
+        return float(max(0.5 + self.onset * frame_rate - r / (1 - r), 0.0))
+
+
+def estimate_kinetics(trace: NDArray[np.float32], order: int, noise: float, frame_rate: float, decays: Limits, rises: Limits) -> Kinetics:
+    """Decay, rise and noise of one trace.
 
     Args:
         trace: (frames,) less its slow baseline; NaN where a frame is missing.
         order: of the calcium's autoregression; for 1 the rise is zero.
-        noise: standard deviation within a frame, above zero.
+        noise: standard deviation within a frame, above zero; calcium at high frequencies may be in it.
         frame_rate: Hz.
         decays, rises: limits in s; equal limits fix a constant.
     """
-    factors = _autocovariance_factors(trace, order, noise * noise)
-    decay, rise = (_clip(-1 / (np.log(factor) * frame_rate), limits) for factor, limits in zip(factors, (decays, rises), strict=True))
-    rise = min(rise, SLOWEST_RISE * decay) if order == 2 else 0.0
-    if decays[0] == decays[1] and (order == 1 or rises[0] == rises[1]):
-        return decay, rise
-    sparsest, sparsest_rise = _sparsest(_liveliest(trace), decay, rise, noise, frame_rate, decays, rises)
-    decay = float(np.sqrt(decay * sparsest))
-    return decay, min(float(np.sqrt(rise * sparsest_rise)), SLOWEST_RISE * decay)
+    decay = min(max(TYPICAL_DECAY, decays[0]), decays[1])
+    onset = estimate_onset(trace, decay, frame_rate, rises)
+    if decays[0] < decays[1]:
+        lags = _lags(len(trace), frame_rate)
+        covariance = _autocovariance(trace, lags)
+        for _ in range(2):
+            decay = _nearest_decay(
+                covariance, lags / frame_rate, 1 / frame_rate, max(onset.rise, 0.0), np.geomspace(*decays, DECAYS), decay
+            )
+            onset = estimate_onset(trace, decay, frame_rate, rises)
+    rise = min(max(onset.rise, rises[0]), rises[1], SLOWEST_RISE * decay) if order == 2 else 0.0
+    return Kinetics(decay, rise, onset.rise, min(max(onset.noise, LEAST_WHITE * noise), noise))
 
 
-def _clip(value: float, limits: Limits) -> float:
-    return float(min(max(value, limits[0]), limits[1]))
-
-
-def _sparsest(
-    part: NDArray[np.float32], decay: float, rise: float, noise: float, frame_rate: float, decays: Limits, rises: Limits
-) -> tuple[float, float]:
-    """Decay and rise in s of the kernel with the least Bayesian information criterion, searched downhill from the ones given."""
-    guess = 0.0
-    quick = min(rise, max(QUICK_RISE, rises[0]))
-
-    def cost(decay: float, rise: float) -> float:
-        nonlocal guess
-        found = explain(part, decay * frame_rate, min(rise, SLOWEST_RISE * decay) * frame_rate, noise, guess)
-        guess = found.subtracted
-        return found.events * np.log(len(part)) + len(part) * max(found.unexplained / noise**2 - 1, 0.0)
-
-    least = cost(decay, quick)
-    for factor in (1 / DECAY_STEP, DECAY_STEP):
-        while (trial := _clip(decay * factor, decays)) != decay and (now := cost(trial, quick)) < least:
-            least, decay = now, trial
-    if rise > quick and cost(decay, rise) < least:
-        return decay, rise
-    if rise > rises[0] and cost(decay, rises[0]) < least:
-        return decay, rises[0]
-    return decay, quick
-
-
-def _liveliest(trace: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The excerpt with the largest variance; where none is known in large part, the whole trace."""
-    step = EXCERPT // 4
-    if len(trace) <= EXCERPT:
-        return trace
-    pieces = trace[: len(trace) // step * step].reshape(-1, step).astype(np.float64)
-    known = ~np.isnan(pieces)
-    sums = np.stack([known.sum(1), np.sum(pieces, 1, where=known), np.sum(pieces**2, 1, where=known)])
-    count, total, squares = np.lib.stride_tricks.sliding_window_view(sums, 4, axis=1).sum(2)
-    variance = np.where(count > step, squares / np.maximum(count, 1) - (total / np.maximum(count, 1)) ** 2, -1.0)
-    begin = int(np.argmax(variance)) * step
-    return trace[begin : begin + EXCERPT] if variance.max() >= 0 else trace
+def _lags(frames: int, frame_rate: float) -> NDArray[np.int64]:
+    """Lags in frames, evenly spaced while few, then evenly in their logarithm."""
+    last = max(min(int(LONGEST_LAG * frame_rate), frames // 4), FEWEST_LAGS)
+    spaced = 2 ** np.arange(0, np.log2(last) + 1e-9, 1 / DENSITY)
+    return np.unique(np.round(np.append(spaced, last)).astype(np.int64))
 
 
 @numba.njit(nogil=True, cache=True)
-def _autocovariance_factors(trace, order, noise_variance):  # type: ignore[no-untyped-def]
-    """Decay and rise as factors a frame from the autocovariance of a trace, over the pairs of frames that are both known."""
+def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
+    """(lags,) over the pairs of frames that are both known."""
     frames, known, total = len(trace), 0, 0.0
     for value in trace:
         if value == value:
             known += 1
             total += value
-    mean = total / max(known, 1)
-    covariance = np.zeros(LAGS + order + 1)
-    for lag in range(min(len(covariance), frames)):
-        pairs, products = 0, 0.0
+    mean = np.float32(total / max(known, 1))
+    covariance = np.zeros(len(lags))
+    for index in range(len(lags)):
+        lag, pairs, products = lags[index], 0, 0.0
         for frame in range(frames - lag):
-            product = (np.float64(trace[frame]) - mean) * (np.float64(trace[frame + lag]) - mean)
+            product = (trace[frame] - mean) * (trace[frame + lag] - mean)
             if product == product:
                 pairs += 1
                 products += product
-        covariance[lag] = products / max(pairs, 1)
-    covariance[0] -= noise_variance
-    # Least squares over the lags for covariance[k] = g1 covariance[k - 1] (+ g2 covariance[k - 2]).
-    a, b, c, p, q = 0.0, 0.0, 0.0, 0.0, 0.0
-    for lag in range(1, len(covariance)):
-        one, two = covariance[lag - 1], (covariance[abs(lag - 2)] if order == 2 else 0.0)
-        a += one * one
-        b += one * two
-        c += two * two
-        p += one * covariance[lag]
-        q += two * covariance[lag]
-    slow, fast = p / a if a > 0 else 0.0, 0.0
-    if order == 2 and a * c > b * b:
-        g1, g2 = (c * p - b * q) / (a * c - b * b), (a * q - b * p) / (a * c - b * b)
-        root = np.sqrt(max(g1 * g1 / 4 + g2, 0.0))
-        slow, fast = g1 / 2 + root, g1 / 2 - root
-    return min(max(slow, 1e-9), 1 - 1e-9), min(max(fast, 1e-9), 1 - 1e-9)
+        covariance[index] = products / max(pairs, 1)
+    return covariance
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest_decay(covariance, lags, frame, rise, decays, otherwise):  # type: ignore[no-untyped-def]
+    """Of the decays in s the one that leaves least of a covariance (lags,), at lags in s; `otherwise` where none fits at all."""
+    best, most = otherwise, 0.0
+    # A frame of the length `frame` multiplies each exponential's covariance.
+    risen = rise**3 * (np.cosh(frame / rise) - 1) if rise > 0.02 * frame else 0.0
+    for decay in decays:
+        if rise >= 0.95 * decay:
+            continue
+        decayed = decay**3 * (np.cosh(frame / decay) - 1)
+        both, own = 0.0, 0.0
+        for index in range(len(lags)):
+            model = decayed * np.exp(-lags[index] / decay)
+            if risen > 0:
+                model -= risen * np.exp(-lags[index] / rise)
+            # Lags that stand for many count as many.
+            count = lags[index]
+            if index > 0:
+                count -= lags[index - 1]
+            both += count * model * covariance[index]
+            own += count * model * model
+        if both > 0 and both * both / own > most:
+            most = both * both / own
+            best = decay
+    return best

@@ -1,16 +1,13 @@
 """From dF/F to activity: OASIS with autoregressive calcium of first or second order, every constant taken from the trace itself.
 
 A trace is a slow baseline, calcium and white noise. The baseline is a running low percentile (and a constant, fitted together with the
-calcium); the noise comes from the spectrum (`trace_noise`), the time constants from two estimates that err in opposite directions
-(`calcium_kinetics`), and the activity is the sparsest that leaves the noise's variance (`oasis`). Two things are then allowed for:
+calcium); the noise comes from the spectrum (`trace_noise`) less what calcium adds to it there, with the time constants
+(`calcium_kinetics`), and the activity is the sparsest that leaves the noise's variance (`oasis`). A spike falls anywhere in its frame and
+the frame integrates, so that activity comes late by a known part of a frame, by which it is moved back (`Kinetics.late`). It stays
+proportional to the calcium: that indicators answer a burst more than proportionally (Chen et al., Nature 2013) is not undone.
 
-- A spike falls anywhere in its frame and the frame integrates, so calcium that rises slowly shows a spike one frame late, while calcium
-  that rises within a frame shows it at once; activity is moved back by as much.
-- Indicators of the GCaMP family answer a burst more than proportionally (Hill coefficients above two: Chen et al., Nature 2013), so
-  large events are made smaller against small ones, their sum staying what it was.
-
-What is fixed here was chosen on simulated traces (published kinetics of GCaMP6f and GCaMP6s, linear and with a Hill coefficient) with
-DS09, DS14 and DS16 of the Cascade collection in view: none of these is an untouched test of the method.
+What is fixed here was chosen on simulated traces with DS09, DS14 and DS16 of the Cascade collection in view: none of these is an
+untouched test of the method.
 
 Frames that are NaN (flagged for motion) carry no evidence: calcium decays through them, what rises meanwhile is theirs, and they stay
 NaN in the results.
@@ -18,7 +15,7 @@ NaN in the results.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,8 +23,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.calcium_kinetics import estimate_kinetics
-from sensorium_pipeline.imaging.oasis import explain
+from sensorium_pipeline.imaging.calcium_kinetics import Kinetics, estimate_kinetics
+from sensorium_pipeline.imaging.oasis import explain, kernel_height
 from sensorium_pipeline.imaging.slow_baseline import slow_baseline
 from sensorium_pipeline.imaging.trace_noise import noise_level
 
@@ -35,8 +32,6 @@ BLOCK = 16  # traces a thread solves at a time
 MOST_NOISE = 0.9  # of a trace's variance: so little is left to explain in a trace that looks like noise alone
 FLAT = 1e-12  # of the squared mean: no more variance than rounding leaves
 KINETICS_RATE, KINETICS_FRAMES = 25.0, 256  # Hz, frames: no fewer tell the time constants
-UNKNOWN_RISE = 0.5  # frames, for calcium of first order
-SUPRALINEARITY = 0.85  # power of an event's size that goes with the number of its spikes
 
 
 class DeconvolutionParameters(BaseModel):
@@ -60,7 +55,8 @@ class Deconvolution:
     """Activity inferred from traces.
 
     Attributes:
-        activity: (neurons, frames) float32, >= 0: the calcium a frame's activity adds, in the trace's units; NaN where the trace is.
+        activity: (neurons, frames) float32, >= 0: the height of the transient that a frame's activity makes, in the trace's
+            units; NaN where the trace is.
         denoised: (neurons, frames) float32, the calcium without noise and baseline; NaN where the trace is.
         baseline: (neurons, frames) float32, what was subtracted from the trace.
         noise: (neurons,) float32, standard deviation of the noise within a frame.
@@ -149,39 +145,33 @@ def _infer(
     result.baseline[neuron] = mean
     noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))
     if variance > FLAT * mean**2 and noise > 0:
-        decay, rise = _kinetics(trace, noise, frame_rate, parameters)
-        found = explain(trace, decay * frame_rate, rise * frame_rate, noise)
-        result.activity[neuron] = _moved_back(_in_proportion(found.activity), rise * frame_rate if rise > 0 else UNKNOWN_RISE)
+        kinetics = _kinetics(trace, noise, frame_rate, parameters)
+        found = explain(trace, kinetics.decay * frame_rate, kinetics.rise * frame_rate, kinetics.noise)
+        height = kernel_height(kinetics.decay * frame_rate, kinetics.rise * frame_rate)
+        result.activity[neuron] = _moved_back(found.activity * height, kinetics.late(frame_rate))
+        result.noise[neuron] = kinetics.noise
         result.denoised[neuron] = found.calcium
         result.baseline[neuron] = found.baseline
-        result.time_constants[neuron] = (decay, rise)[: parameters.order]
+        result.time_constants[neuron] = (kinetics.decay, kinetics.rise)[: parameters.order]
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)
     result.activity[neuron, missing] = np.nan
     result.denoised[neuron, missing] = np.nan
 
 
-def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters) -> tuple[float, float]:
-    """Decay and rise in s. Neighbours of a fast or resampled trace are joined first: their noise may not be independent."""
+def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters) -> Kinetics:
+    """Neighbours of a fast or resampled trace are joined first: their noise may not be independent."""
     size = int(frame_rate / KINETICS_RATE)
-    if size > 1 and len(trace) >= size * KINETICS_FRAMES:
-        trace = trace[: len(trace) // size * size].reshape(-1, size).mean(1)
-        joined = float(noise_level(trace[None], frame_rate / size)[0])
-        noise, frame_rate = joined or noise, frame_rate / size
-    return estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
+    if size < 2 or len(trace) < size * KINETICS_FRAMES:
+        return estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
+    joined = trace[: len(trace) // size * size].reshape(-1, size).mean(1)
+    level = float(noise_level(joined[None], frame_rate / size)[0]) or noise
+    found = estimate_kinetics(joined, parameters.order, level, frame_rate / size, parameters.decay, parameters.rise)
+    return replace(found, noise=min(found.noise * np.sqrt(size), noise))
 
 
-def _in_proportion(activity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Large events made smaller against small ones, the sum staying what it was."""
-    result = activity**SUPRALINEARITY
-    total = result.sum(dtype=np.float64)
-    return result * np.float32(activity.sum(dtype=np.float64) / total) if total > 0 else result
-
-
-def _moved_back(activity: NDArray[np.float32], rise: float) -> NDArray[np.float32]:
-    """Activity less what it comes late; `rise` is the rise time constant in frames.
-
-    Sampled, the kernel has risen for a whole frame where it starts. Calcium that takes longer than a frame to rise has by then hardly
-    answered to a spike that falls anywhere in that frame: it is the next frame that shows it.
-    """
-    late = np.float32(min(rise, 1.0))
-    return (1 - late) * activity + late * np.append(activity[1:], np.float32(0))
+def _moved_back(activity: NDArray[np.float32], late: float) -> NDArray[np.float32]:
+    """Activity (frames,) less what it comes late, in frames."""
+    whole = min(int(late), len(activity))
+    part = np.float32(late - int(late))
+    later = np.append(activity[whole:], np.zeros(whole + 1, np.float32))
+    return (1 - part) * later[:-1] + part * later[1:]

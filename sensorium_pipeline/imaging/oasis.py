@@ -56,6 +56,17 @@ def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float,
     return Explanation(activity, calcium, subtracted, baseline, unexplained, count)
 
 
+def kernel_height(decay: float, rise: float) -> np.float32:
+    """The largest calcium that one unit of activity makes, of time constants in frames."""
+    if rise <= 0:
+        return np.float32(1)
+    d, r = np.exp(-1 / decay), np.exp(-1 / rise)
+    # Where d^(k+1) - r^(k+1) is largest, and the frames on both sides.
+    peak = np.log(decay / rise) / (1 / rise - 1 / decay)
+    frames = np.maximum(np.array([np.floor(peak), np.ceil(peak)]), 1)
+    return np.float32(((d**frames - r**frames) / (d - r)).max())
+
+
 @numba.njit(nogil=True, cache=True)
 def _kernel_tables(decay, rise, frames):  # type: ignore[no-untyped-def]
     """(length, 6) float64 over frames k: d^k, r^k, h[k]; sums of h^2 and of h[k] h[k-1] up to, but without, k; one over the former."""

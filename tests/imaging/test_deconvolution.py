@@ -29,6 +29,26 @@ def simulate(
     return traces.astype(np.float32), spikes.reshape(neurons, frames, fine).sum(2)
 
 
+def lone_spikes(rate: float, decay: float, rise: float, noise: float) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Traces of transients of the height one, and spikes a frame, which fall anywhere in it and are independent."""
+    generator, fine = np.random.default_rng(0), 10
+    neurons, frames = 4, int(np.clip(150 * rate, 1500, 5000))
+    spikes = generator.poisson(0.4 / rate / fine, (neurons, frames * fine)).astype(float)
+    d, r = np.exp(-1 / (decay * rate * fine)), (np.exp(-1 / (rise * rate * fine)) if rise > 0 else 0.0)
+    single = lfilter([1], [1, -(d + r), d * r], np.eye(1, int(8 * decay * rate * fine))[0])
+    calcium = lfilter([1 / single.max()], [1, -(d + r), d * r], spikes, axis=1).reshape(neurons, frames, fine).mean(2)
+    traces = calcium + noise * generator.standard_normal((neurons, frames))
+    return traces.astype(np.float32), spikes.reshape(neurons, frames, fine).sum(2)
+
+
+def lateness(activity: NDArray[np.float32], spikes: NDArray[np.float64]) -> float:
+    """Frames from independent spikes to the centre of the activity that goes with them."""
+    lags, edge = np.arange(-3, 4), 4
+    spikes = (spikes - spikes.mean(1, keepdims=True))[:, edge:-edge]
+    response = np.array([np.sum(np.roll(activity, -lag, axis=1)[:, edge:-edge] * spikes) for lag in lags])
+    return float(np.sum(lags * response) / np.sum(response))
+
+
 def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)]))
 
@@ -43,7 +63,7 @@ def test_activity_follows_the_spikes(order: int) -> None:
     if order == 2:
         assert np.allclose(result.noise, 0.2, rtol=0.5)  # the spectrum above a quarter of the rate holds some calcium
         assert np.allclose(np.median(result.time_constants, axis=0), [0.8, 0.05], rtol=[0.25, 2.0])  # a frame's length adds to the rise
-        assert np.allclose(result.baseline.mean(1), 0.5, atol=0.25)
+        assert np.allclose(result.baseline.mean(1), 0.5, atol=0.4)
 
 
 def test_residual_has_the_variance_of_the_noise() -> None:
@@ -63,14 +83,30 @@ def test_calcium_is_the_activity_through_the_kernel() -> None:
     assert found.baseline == pytest.approx(float(np.mean(trace - found.calcium)), abs=1e-4)
 
 
-@pytest.mark.parametrize("rise", [0.07, 0.15])
-def test_activity_is_neither_early_nor_late(rise: float) -> None:
-    """A spike anywhere in a frame shows in the frames after it, more so where calcium rises slowly."""
-    traces, spikes = simulate(6, 3000, rise=rise, noise=0.1)
-    activity = deconvolve(traces, RATE).activity
-    lags = np.arange(-3, 4)
-    agreement = np.array([correlation(np.roll(activity, -lag, axis=1)[:, 5:-5], spikes[:, 5:-5]) for lag in lags])
-    assert abs(np.sum(lags * agreement**4) / np.sum(agreement**4)) < 0.5
+@pytest.mark.parametrize("noise", [0.05, 0.15])
+@pytest.mark.parametrize("rise", [0.0, 0.01, 0.05, 0.1, 0.18])
+@pytest.mark.parametrize("rate", [4.0, 8.0, 15.0, 30.0, 60.0])
+def test_activity_is_neither_early_nor_late(rate: float, rise: float, noise: float) -> None:
+    """The centre of the activity around spikes that fall anywhere in their frame, within a quarter of a frame or 25 ms."""
+    for decay in (0.3, 0.7, 1.5):
+        traces, spikes = lone_spikes(rate, decay, rise, noise)
+        assert abs(lateness(deconvolve(traces, rate).activity, spikes)) < max(0.25, 0.025 * rate)
+
+
+@pytest.mark.parametrize(("rate", "rise"), [(4.0, 0.05), (4.0, 0.1), (8.0, 0.0), (8.0, 0.05), (15.0, 0.0), (30.0, 0.0)])
+def test_activity_of_noisy_traces_keeps_its_frame(rate: float, rise: float) -> None:
+    for decay in (0.3, 0.7, 1.5):
+        traces, spikes = lone_spikes(rate, decay, rise, 1 / 3)
+        assert abs(lateness(deconvolve(traces, rate).activity, spikes)) < 0.3
+
+
+def test_spikes_that_begin_with_their_frame_stay_there() -> None:
+    generator = np.random.default_rng(0)
+    spikes = generator.poisson(0.03, (6, 1500)).astype(float)
+    traces = lfilter([1], [1, -np.exp(-0.1)], spikes, axis=1) + 0.05 * generator.standard_normal(spikes.shape)
+    found = deconvolve(traces.astype(np.float32), 10.0)
+    assert correlation(found.activity, spikes) > 0.9
+    assert np.allclose(found.noise, 0.05, rtol=0.5)
 
 
 def test_unit_and_offset_of_a_trace_do_not_matter() -> None:
