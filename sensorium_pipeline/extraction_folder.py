@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from zarr.storage import LocalStore
 
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import extract_plane
-from sensorium_pipeline.imaging.parameters import ImagingParameters
+from sensorium_pipeline.imaging.parameters import ImagingParameters, SegmenterName
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.imaging.scratch import held_folder
@@ -30,15 +31,25 @@ from sensorium_pipeline.storage import Store, trees
 from sensorium_pipeline.storage.digests import READ_BYTES
 
 DATASET = "extraction.zarr"
-TRACES_A_BLOCK = 256
+TRACES_A_BLOCK, VALUES_A_BLOCK = 256, 2**24  # what is deconvolved at a time is bounded however long the recording
 
 
 class DeconvolutionSummary(BaseModel):
-    """What `sensorium deconvolve` did; noise is the median over neurons of the standard deviation of dF/F within a frame."""
+    """What `sensorium deconvolve` did.
+
+    Attributes:
+        neurons, frames: of the traces.
+        median_noise: median over neurons of the standard deviation of the noise within a frame, in the traces' unit.
+        median_decay, median_rise: medians over neurons of the time constants of the calcium, s; None where no trace holds a signal.
+        warning: what looks wrong with the traces, if anything.
+    """
 
     neurons: int
     frames: int
     median_noise: float
+    median_decay: float | None
+    median_rise: float | None
+    warning: str | None
 
 
 def extract_movie(
@@ -48,6 +59,7 @@ def extract_movie(
     frame_rate: float | None = None,
     pixel_size: float | None = None,
     dataset: str | None = None,
+    segmenter: SegmenterName = "sensorium",
     progress: ProgressCallback = silent,
 ) -> PlaneMetrics:
     """Motion, cells, traces and activity of a movie (frames, y, x).
@@ -61,6 +73,7 @@ def extract_movie(
         frame_rate: Hz; left out, it is the one that the movie's file gives.
         pixel_size: micrometres, where known; left out, likewise.
         dataset: which movie, in a file or folder with several.
+        segmenter: what finds the cells.
         progress: of every stage.
 
     Raises:
@@ -73,7 +86,7 @@ def extract_movie(
         raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
     if pixel_size is None and opened.pixel_size is not None:
         pixel_size = opened.pixel_size[0]
-    parameters = ImagingParameters()
+    parameters = ImagingParameters(segmenter=segmenter)
     keys = stage_keys(
         _digest_of_movie(movie, dataset, progress),
         frame_rate=frame_rate,
@@ -181,22 +194,34 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
         dff = np.load(traces, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"not a readable .npy file ({error})", where=traces, advice="Save it with numpy.save.") from error
-    if dff.ndim != 2 or dff.dtype.kind not in "fiu" or 0 in dff.shape:
-        raise InputError(f"{dff.dtype} of shape {dff.shape}", where=traces, advice="Give dF/F of shape (neurons, frames).")
+    if not isinstance(dff, np.ndarray) or dff.ndim != 2 or dff.dtype.kind not in "fiu" or 0 in dff.shape:
+        what = f"{dff.dtype} of shape {dff.shape}" if isinstance(dff, np.ndarray) else "several arrays"
+        raise InputError(what, where=traces, advice="Give dF/F of shape (neurons, frames).")
+    neurons, frames = dff.shape
+    warning = None
+    if neurons > frames:
+        warning = f"{neurons} neurons and only {frames} frames: is the table transposed? It has to be (neurons, frames)."
+    size = max(min(TRACES_A_BLOCK, VALUES_A_BLOCK // frames), 1)
     part = out.with_name(f".{out.name}.part")
     noise: list[float] = []
+    constants: list[NDArray[np.float32]] = []
     try:
         result = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=dff.shape)
-        for start in range(0, len(dff), TRACES_A_BLOCK):
-            block = slice(start, start + TRACES_A_BLOCK)
-            found = deconvolve(np.asarray(dff[block], np.float32), frame_rate)
+        for start in range(0, neurons, size):
+            block = slice(start, start + size)
+            found = deconvolve(dff[block], frame_rate)
             result[block] = found.activity
             noise += found.noise.tolist()
-            progress(Progress("deconvolution", min(start + TRACES_A_BLOCK, len(dff)), len(dff)))
+            constants.append(found.time_constants[found.time_constants[:, 0] > 0])
+            progress(Progress("deconvolution", min(start + size, neurons), neurons, unit="neurons"))
         result.flush()
         part.replace(out)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=out, advice="Choose a folder that is writable.") from error
     finally:
         part.unlink(missing_ok=True)
-    return DeconvolutionSummary(neurons=dff.shape[0], frames=dff.shape[1], median_noise=float(np.median(noise)))
+    known = np.concatenate(constants)
+    decay, rise = (float(each) for each in np.median(known, axis=0)) if len(known) else (None, None)
+    return DeconvolutionSummary(
+        neurons=neurons, frames=frames, median_noise=float(np.median(noise)), median_decay=decay, median_rise=rise, warning=warning
+    )

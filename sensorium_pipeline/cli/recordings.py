@@ -135,6 +135,10 @@ def extract(
         str | None,
         typer.Option(help="HDF5 dataset, zarr array, NWB series or ScanImage plane, where there are several.", show_default=False),
     ] = None,
+    segmenter: Annotated[
+        Literal["sensorium", "suite2p"],
+        typer.Option(help="What finds the cells; suite2p needs SENSORIUM_SUITE2P_PYTHON, the python of an environment that has it."),
+    ] = "sensorium",
     json: Json = False,
 ) -> None:
     """Take any two-photon movie through motion correction, cells, traces and activity; after an interruption, go on with it.
@@ -145,7 +149,9 @@ def extract(
     from sensorium_pipeline.imaging.quality import judge
 
     with progress_bars() as show:
-        metrics = extract_movie(movie, out, frame_rate=frame_rate, pixel_size=pixel_size, dataset=dataset, progress=show)
+        metrics = extract_movie(
+            movie, out, frame_rate=frame_rate, pixel_size=pixel_size, dataset=dataset, segmenter=segmenter, progress=show
+        )
     if json:
         print_json(metrics)
         return
@@ -160,12 +166,16 @@ def extract(
 
 
 def deconvolve(
-    traces: Annotated[Path, typer.Argument(metavar="TRACES", help=".npy with dF/F (neurons, frames).")],
+    traces: Annotated[Path, typer.Argument(metavar="TRACES", help=".npy with dF/F (neurons, frames); NaN where a frame is missing.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help=".npy for the activity (neurons, frames).")],
     frame_rate: FrameRate,
     json: Json = False,
 ) -> None:
-    """Infer activity from dF/F traces that come from elsewhere."""
+    """Infer activity from dF/F traces that come from elsewhere.
+
+    Frames that are NaN, such as those flagged for motion, may lie anywhere: calcium decays through them, and they are NaN in the activity.
+    Noise, baseline and time constants are taken from each trace.
+    """
     from sensorium_pipeline.extraction_folder import deconvolve_file
 
     with progress_bars() as show:
@@ -174,3 +184,9 @@ def deconvolve(
         print_json(summary)
     else:
         console.print(f"{out}: {summary.neurons} neurons, {summary.frames} frames, median noise {summary.median_noise:.3g} dF/F")
+        if summary.median_decay is not None and summary.median_rise is not None:
+            console.print(
+                f"Calcium rises within {1000 * summary.median_rise:.0f} ms and decays within {summary.median_decay:.2g} s (medians)."
+            )
+    if summary.warning:
+        typer.echo(f"Warning: {summary.warning}", err=True)

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.calcium_onset import estimate_onset
+from sensorium_pipeline.imaging.calcium_onset import TYPICAL_RISE, estimate_onset
 
 LONGEST_LAG = 2.0  # s
 FEWEST_LAGS = 6
@@ -62,15 +62,15 @@ def estimate_kinetics(trace: NDArray[np.float32], order: int, noise: float, fram
         decays, rises: limits in s; equal limits fix a constant.
     """
     decay = min(max(TYPICAL_DECAY, decays[0]), decays[1])
-    onset = estimate_onset(trace, decay, frame_rate, rises)
-    if decays[0] < decays[1]:
-        lags = _lags(len(trace), frame_rate)
-        covariance = _autocovariance(trace, lags)
+    if decays[0] == decays[1]:
+        onset = estimate_onset(trace, decay, frame_rate, rises)
+    else:
+        lags, compared = _lags(len(trace), frame_rate), np.geomspace(*decays, DECAYS)
+        covariance, rise = _autocovariance(trace, lags), min(max(TYPICAL_RISE, rises[0]), rises[1])
         for _ in range(2):
-            decay = _nearest_decay(
-                covariance, lags / frame_rate, 1 / frame_rate, max(onset.rise, 0.0), np.geomspace(*decays, DECAYS), decay
-            )
+            decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
             onset = estimate_onset(trace, decay, frame_rate, rises)
+            rise = max(onset.rise, 0.0)
     rise = min(max(onset.rise, rises[0]), rises[1], SLOWEST_RISE * decay) if order == 2 else 0.0
     return Kinetics(decay, rise, onset.rise, min(max(onset.noise, LEAST_WHITE * noise), noise))
 
@@ -82,7 +82,7 @@ def _lags(frames: int, frame_rate: float) -> NDArray[np.int64]:
     return np.unique(np.round(np.append(spaced, last)).astype(np.int64))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
     """(lags,) over the pairs of frames that are both known."""
     frames, known, total = len(trace), 0, 0.0
@@ -91,15 +91,23 @@ def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
             known += 1
             total += value
     mean = np.float32(total / max(known, 1))
+    # Zeros in the gaps add nothing, so that the sums need no question.
+    deviations, present = np.empty(frames, np.float32), np.ones(frames, np.float32)
+    for frame in range(frames):
+        value = trace[frame]
+        deviations[frame] = value - mean if value == value else np.float32(0)
+        present[frame] = value == value
     covariance = np.zeros(len(lags))
     for index in range(len(lags)):
-        lag, pairs, products = lags[index], 0, 0.0
+        lag, pairs, products = lags[index], np.float32(0), np.float32(0)
         for frame in range(frames - lag):
-            product = (trace[frame] - mean) * (trace[frame + lag] - mean)
-            if product == product:
-                pairs += 1
-                products += product
-        covariance[index] = products / max(pairs, 1)
+            products += deviations[frame] * deviations[frame + lag]
+        if known < frames:
+            for frame in range(frames - lag):
+                pairs += present[frame] * present[frame + lag]
+        else:
+            pairs = np.float32(max(frames - lag, 0))
+        covariance[index] = products / max(pairs, np.float32(1))
     return covariance
 
 

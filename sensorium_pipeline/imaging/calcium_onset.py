@@ -99,11 +99,11 @@ def _estimate(trace, decay, frame_rate, rises, thirds, seconds, known):  # type:
     return rise, np.sqrt(max(expected * power - product, 0.0) / (d + expected * (1 + d * d)))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _ratio(trace, factor, d):  # type: ignore[no-untyped-def]
     """Ratio of third moments at lag one to lag nought and its standard error, and the second moments, less those of a far lag."""
     frames = len(trace) // factor
-    w = np.empty(max(frames - 1, 0))
+    w = np.empty(max(frames - 1, 0), np.float32)
     before, total, known = np.nan, 0.0, 0
     for frame in range(frames):
         now = 0.0
@@ -111,27 +111,34 @@ def _ratio(trace, factor, d):  # type: ignore[no-untyped-def]
             now += trace[index]
         now /= factor
         if frame > 0:
-            w[frame - 1] = now - d * before
-            if w[frame - 1] == w[frame - 1]:
-                total += w[frame - 1]
+            step = now - d * before
+            w[frame - 1] = step
+            if step == step:
+                total += step
                 known += 1
         before = now
-    w -= total / max(known, 1)
-    count, zero, one, zeros, ones, both, power, product = 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for frame in range(len(w) - FAR):
-        now, after, far = w[frame], w[frame + 1], w[frame + FAR]
-        if now == now and after == after and far == far:
-            off = now * far * (now + far) / 2
-            a = now * now * now - off
-            b = now * after * (now + after) / 2 - off
-            count += 1
-            zero += a
-            one += b
-            zeros += a * a
-            ones += b * b
-            both += a * b
-            power += now * (now - far)
-            product += now * (after - far)
+    mean, tried, count = np.float32(total / max(known, 1)), max(len(w) - FAR, 0), 0
+    # Nought where one of the three is unknown adds nothing.
+    first = np.empty(tried, np.float32)
+    for frame in range(tried):
+        complete = w[frame] + w[frame + 1] + w[frame + FAR]
+        first[frame] = w[frame] - mean if complete == complete else np.float32(0)
+        count += complete == complete
+    for frame in range(len(w)):
+        w[frame] = w[frame] - mean if w[frame] == w[frame] else np.float32(0)
+    zero, one, zeros, ones, both, power, product = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for frame in range(tried):
+        now, after, far = np.float64(first[frame]), np.float64(w[frame + 1]), np.float64(w[frame + FAR])
+        off = now * far * (now + far) / 2
+        a = now * now * now - off
+        b = now * after * (now + after) / 2 - off
+        zero += a
+        one += b
+        zeros += a * a
+        ones += b * b
+        both += a * b
+        power += now * (now - far)
+        product += now * (after - far)
     if count == 0 or zero <= 0:
         return 0.0, np.inf, power / max(count, 1), product / max(count, 1)
     ratio = one / zero

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -139,8 +140,7 @@ def _infer(
 ) -> None:
     """Fill the row `neuron` of the result from one trace (frames,) less its slow baseline."""
     missing = np.isnan(trace)
-    known = trace[~missing].astype(np.float64)
-    mean, variance = (known.mean(), known.var()) if len(known) else (0.0, 0.0)
+    mean, variance = _moments(trace)
     result.noise[neuron] = noise
     result.baseline[neuron] = mean
     noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))
@@ -156,6 +156,21 @@ def _infer(
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)
     result.activity[neuron, missing] = np.nan
     result.denoised[neuron, missing] = np.nan
+
+
+@numba.njit(nogil=True, cache=True)
+def _moments(trace):  # type: ignore[no-untyped-def]
+    """Mean and variance of the known frames."""
+    known, total, squares = 0, 0.0, 0.0
+    for value in trace:
+        if value == value:
+            known += 1
+            total += value
+    mean = total / max(known, 1)
+    for value in trace:
+        if value == value:
+            squares += (value - mean) ** 2
+    return mean, squares / max(known, 1)
 
 
 def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters) -> Kinetics:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PASSES = 12  # at most so many solutions while the penalty is sought
-TOLERANCE = 0.005  # of the noise: how near to it the residual must come
+TOLERANCE = 0.01  # of the noise: how near to it the residual must come
 NEGLIGIBLE = 1e-9  # of a decay: what is left is no longer counted
+USUAL_SLOPE, LEAST_SLOPE = 0.1, 0.01  # by how much the residual's standard deviation grows with what is subtracted
 LOWEST = -2.0  # of the noise: the baseline lies not further below zero
 
 
@@ -29,7 +30,6 @@ class Explanation:
         subtracted: baseline and penalty, which are one number.
         baseline: mean of what the calcium leaves of the trace.
         unexplained: variance of what it leaves.
-        events: how many events stand out of the noise; each counts by its energy over that and the noise's, from nought to one.
     """
 
     activity: NDArray[np.float32]
@@ -37,10 +37,9 @@ class Explanation:
     subtracted: float
     baseline: float
     unexplained: float
-    events: float
 
 
-def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float, guess: float = 0.0) -> Explanation:
+def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float) -> Explanation:
     """The sparsest activity that leaves of a trace no more than its noise, or where none does, as little as can be.
 
     Args:
@@ -48,12 +47,11 @@ def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float,
         decay: of the calcium, frames.
         rise: frames; zero for calcium of first order.
         noise: standard deviation within a frame, above zero.
-        guess: what is subtracted first; that of a similar kernel saves time.
     """
     d, r = np.exp(-1 / decay), (np.exp(-1 / rise) if rise > 0 else 0.0)
     calcium, activity = np.empty(len(trace), np.float32), np.empty(len(trace), np.float32)
-    subtracted, baseline, unexplained, count = _constrain(trace, bool(np.isnan(trace).any()), d, r, noise, guess, calcium, activity)
-    return Explanation(activity, calcium, subtracted, baseline, unexplained, count)
+    subtracted, baseline, unexplained = _constrain(trace, bool(np.isnan(trace).any()), d, r, noise, calcium, activity)
+    return Explanation(activity, calcium, subtracted, baseline, unexplained)
 
 
 def kernel_height(decay: float, rise: float) -> np.float32:
@@ -90,7 +88,7 @@ def _kernel_tables(decay, rise, frames):  # type: ignore[no-untyped-def]
     return tables
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
     """Calcium and activity of one trace once `drop` (baseline and penalty) is subtracted.
 
@@ -170,7 +168,7 @@ def _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools
     return _unfold(trace, gaps, decay, rise, tables, count, calcium, jumps, starts, pools)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _unfold(trace, gaps, decay, rise, tables, last_pool, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
     """Calcium and activity of every frame, from the pools; returns the residual's mean and variance."""
     frames, end = len(trace), len(tables) - 1
@@ -208,44 +206,32 @@ def _unfold(trace, gaps, decay, rise, tables, last_pool, calcium, jumps, starts,
 
 
 @numba.njit(nogil=True, cache=True)
-def _constrain(trace, gaps, decay, rise, noise, guess, calcium, jumps):  # type: ignore[no-untyped-def]
-    """See `explain`; returns what was subtracted, the residual's mean and variance, and the number of events."""
-    # The residual's standard deviation grows with what is subtracted, nearly linearly: false position, bisecting where that is slow.
+def _constrain(trace, gaps, decay, rise, noise, calcium, jumps):  # type: ignore[no-untyped-def]
+    """See `explain`; returns what was subtracted, and the residual's mean and variance."""
+    # The residual's standard deviation grows with what is subtracted, nearly linearly: the secant, bisecting where it leaves the bracket.
     frames = len(trace)
     starts, pools, tables = np.empty(frames + 1, np.int64), np.empty((frames + 1, 7)), _kernel_tables(decay, rise, frames)
     low, high = LOWEST * noise, np.inf
-    drop, under, over = max(guess, low), 0.0, 0.0  # how far from the noise both ends are; zero while unknown
-    mean, rest = 0.0, 0.0
+    drop, mean, rest = 0.0, 0.0, 0.0
+    slope, before, before_miss = USUAL_SLOPE, 0.0, np.nan
     for attempt in range(PASSES):
         mean, rest = _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
         miss = np.sqrt(max(rest, 0.0)) - noise
-        if abs(miss) < TOLERANCE * noise:
+        if abs(miss) < TOLERANCE * noise or (miss > 0 and drop <= low):
             break
         if miss > 0:
-            high, over = drop, miss
-            if drop <= low:
-                break
+            high = drop
         else:
-            low, under = drop, -miss
+            low = drop
         if high - low < 0.001 * noise:
             break
-        if over == 0:
-            drop = low + 2 * under + 0.1 * noise
-        elif under == 0:
-            drop = max(high - 2 * over - 0.1 * noise, low) if attempt < 3 else low
-        elif attempt % 3 == 2:
+        if drop != before and (miss - before_miss) / (drop - before) > LEAST_SLOPE:
+            slope = (miss - before_miss) / (drop - before)
+        before, before_miss = drop, miss
+        drop -= miss / slope
+        if drop < low or drop > high:
+            # Nothing lies below LOWEST: it is tried itself.
+            drop = 0.5 * (low + high) if low > LOWEST * noise else max(drop, low)
+        elif attempt > PASSES // 2 and high < np.inf:
             drop = 0.5 * (low + high)
-        else:
-            drop = low + (high - low) * under / (under + over)
-    return drop, mean, rest, _events(jumps, tables, noise * noise)
-
-
-@numba.njit(nogil=True, cache=True)
-def _events(jumps, tables, variance):  # type: ignore[no-untyped-def]
-    energy = tables[len(tables) - 1, 3]
-    count = 0.0
-    for jump in jumps:
-        if jump > 0:
-            power = np.float64(jump) * jump * energy
-            count += power / (power + variance)
-    return count
+    return drop, mean, rest

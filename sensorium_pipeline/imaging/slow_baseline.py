@@ -1,5 +1,6 @@
 """The slow baseline of a trace: a low percentile over a running window, as brain and laser drift within minutes."""
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,17 +21,35 @@ def slow_baseline(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.
     bins = frames // size
     if window < FEWEST_BINS or bins < 2 * window:
         return baseline
-    binned = traces[:, : bins * size].reshape(neurons, bins, size)
-    known = ~np.isnan(binned)
-    count = known.sum(2)
-    means = np.where(count > 0, np.sum(binned, axis=2, where=known) / np.maximum(count, 1), np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(means, window, axis=1)[:, ::step]
-    centres = (np.arange(windows.shape[1]) * step + window / 2) * size - 0.5
-    enough = np.isfinite(windows).sum(2) >= window / 4
-    # Unknown bins sort to the end.
-    ranks = (PERCENTILE / 100 * np.isfinite(windows).sum(2)).astype(int)
-    values = np.take_along_axis(np.sort(windows, axis=2), ranks[:, :, None], axis=2)[:, :, 0]
-    time = np.arange(frames)
-    for neuron in np.flatnonzero(enough.any(1)):
-        baseline[neuron] = np.interp(time, centres[enough[neuron]], values[neuron, enough[neuron]])
+    for trace, slow in zip(traces, baseline, strict=True):
+        _follow(trace, size, window, step, slow)
     return baseline
+
+
+@numba.njit(nogil=True, cache=True)
+def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
+    """Write the baseline of one trace to `slow`: linear between the centres of windows that are known well enough, constant outside."""
+    bins = len(trace) // size
+    means = np.empty(bins)
+    for index in range(bins):
+        total, known = 0.0, 0
+        for value in trace[index * size : (index + 1) * size]:
+            if value == value:
+                total += value
+                known += 1
+        means[index] = total / known if known > 0 else np.nan
+    before, value_before = -1.0, 0.0  # centre and value of the last window; none yet
+    frame = 0
+    for begin in range(0, bins - window + 1, step):
+        part = means[begin : begin + window]
+        part = np.sort(part[~np.isnan(part)])
+        if len(part) < window / 4:
+            continue
+        centre, value = (begin + window / 2) * size - 0.5, part[int(PERCENTILE / 100 * len(part))]
+        while frame < len(slow) and frame <= centre:
+            slow[frame] = value if before < 0 else value_before + (value - value_before) * (frame - before) / (centre - before)
+            frame += 1
+        before, value_before = centre, value
+    while frame < len(slow):
+        slow[frame] = value_before
+        frame += 1

@@ -5,6 +5,7 @@ bouts of activity out. A trace that was resampled from a lower rate holds nothin
 read from the highest plateau below it.
 """
 
+import numba
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
@@ -32,12 +33,9 @@ def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.fl
     slowest = max(int(SLOWEST_NOISE / frame_rate * length), 4)
     for neuron, trace in enumerate(traces):
         segments = _segments(trace, length)
-        if len(segments) == 0:
-            continue
-        transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * window, axis=1)
-        power = transform.real**2 + transform.imag**2
-        spectrum = np.median(power, axis=0) / MEDIAN_OF_POWER if len(segments) > 2 else power.mean(0)
-        level[neuron] = np.sqrt(_white_level(spectrum.astype(np.float64), slowest))
+        if len(segments) > 0:
+            transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * window, axis=1)
+            level[neuron] = np.sqrt(_white_level(_typical(transform), slowest))
     return level
 
 
@@ -57,7 +55,17 @@ def _segments(trace: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     return segments[good] if good.any() else segments
 
 
-def _white_level(spectrum: NDArray[np.float64], slowest: int) -> float:
+def _typical(transform: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """(frequencies,) power of Fourier transforms (segments, frequencies): the mean that a median stands for, the mean of one or two."""
+    power = np.ascontiguousarray((transform.real**2 + transform.imag**2).T)
+    if len(transform) < 3:
+        return power.mean(1, dtype=np.float64)
+    middle = len(transform) // 2
+    return np.partition(power, middle, axis=1)[:, middle].astype(np.float64) / MEDIAN_OF_POWER
+
+
+@numba.njit(nogil=True, cache=True)
+def _white_level(spectrum, slowest):  # type: ignore[no-untyped-def]
     """Variance of white noise within a frame, from a one-sided power spectrum, of a plateau not below the index `slowest`."""
     half = len(spectrum) - 1
     top, level, variance = half, 0.0, 0.0
@@ -68,6 +76,6 @@ def _white_level(spectrum: NDArray[np.float64], slowest: int) -> float:
         plateau = spectrum[top // 2 : top].mean()
         if spectrum[middle:top].mean() > 0.6 * spectrum[top // 2 : middle].mean() and plateau > 5 * level:
             # Noise of a resampled trace fills only the lower `top` of `half` frequencies.
-            level, variance = plateau, float(plateau * top / half)
+            level, variance = plateau, plateau * top / half
         top = int(0.9 * top)
-    return variance if level > 0 else float(spectrum[half // 2 : half].mean())
+    return variance if level > 0 else spectrum[half // 2 : half].mean()

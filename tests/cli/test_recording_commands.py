@@ -77,11 +77,26 @@ def test_deconvolve(sensorium, tmp_path: Path) -> None:
     assert said.code == 0, said.error
     summary = json.loads(said.out)
     assert (summary["neurons"], summary["frames"]) == (3, 600)
-    assert 0.04 < summary["median_noise"] < 0.2
+    assert 0.04 < summary["median_noise"] < 0.08
+    assert 0.6 < summary["median_decay"] < 1.4
+    assert summary["median_rise"] < 0.05
+    assert summary["warning"] is None
     activity = np.load(out)
     assert activity.shape == (3, 600)
     assert activity.min() >= 0
     assert min(np.corrcoef(found, true)[0, 1] for found, true in zip(activity, spikes, strict=True)) > 0.7
+
+
+def test_deconvolve_warns_of_a_transposed_table(sensorium, tmp_path: Path) -> None:
+    dff = np.random.default_rng(0).normal(2e6, 1, (300, 20))
+    np.save(tmp_path / "dff.npy", dff)
+    said = sensorium("deconvolve", tmp_path / "dff.npy", tmp_path / "activity.npy", "--frame-rate", "10", "--json")
+    assert said.code == 0, said.error
+    assert "transposed" in said.error
+    summary = json.loads(said.out)
+    assert "transposed" in summary["warning"]
+    assert 0.5 < summary["median_noise"] < 1.5  # a large offset does not take the precision
+    assert np.load(tmp_path / "activity.npy").shape == (300, 20)
 
 
 def test_simulate_a_recording_and_look_at_it(sensorium, tmp_path: Path) -> None:
