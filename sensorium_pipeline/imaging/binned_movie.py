@@ -1,21 +1,20 @@
-"""A motion-corrected movie binned in time on scratch disk, pixel by pixel, and its neuropil at a coarser grid."""
+"""A motion-corrected movie binned in time on scratch disk, and its neuropil at a coarser grid."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.cell_kernels import bin_frames, high_pass_all, remove_background, weigh_rows
-from sensorium_pipeline.imaging.scratch import scratch_array
 from sensorium_pipeline.progress import Progress, ProgressCallback
 from sensorium_pipeline.recordings.movie import Movie
 
 Float32 = NDArray[np.float32]
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20  # small enough for the cache and for the allocator to use the same memory again
 COARSENING = 8  # px of a square of the coarse grid
 MOST_BINS = 1000  # more add little to the footprints and much to the work
 LEAST_BINS = 100  # a short movie keeps so many, to tell noise from cells
@@ -25,6 +24,7 @@ DISTANCE = 3  # squares from a square to the middle of those that tell its neuro
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 SHARE_SPREAD = 2.0  # standard deviation of the share of a direction in what smooth neuropil leaves
 FEWEST = 8  # bins without which nothing is looked for
+BINS_AT_ONCE = 16  # read: a line of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,31 @@ class BinnedMovie:
     """A movie in bins of time.
 
     Attributes:
-        stack: (y, x, bins) float32 on disk, counts.
+        path: of the scratch file, which holds (bins, y, x) float32, counts; read, not mapped, so that no page of it counts as memory.
+        shape: y, x.
         coarse: (y / 8, x / 8, bins) float32, means over squares of 8 pixels, slow changes taken away.
         rate: bins a second.
     """
 
-    stack: Float32
+    path: Path
+    shape: tuple[int, int]
     coarse: Float32
     rate: float
+
+    def window(self, rows: slice, columns: slice) -> Float32:
+        """A window of the plane as a new array (y, x, bins)."""
+        bins, (height, width) = self.coarse.shape[2], self.shape
+        result = np.empty((rows.stop - rows.start, columns.stop - columns.start, bins), np.float32)
+        lines = np.empty((BINS_AT_ONCE, len(result), width), np.float32)
+        with self.path.open("rb", buffering=0) as file:
+            for start in range(0, bins, BINS_AT_ONCE):
+                part = lines[: min(BINS_AT_ONCE, bins - start)]
+                for number, target in enumerate(part, start):
+                    file.seek((number * height + rows.start) * width * 4)
+                    if file.readinto(target.data.cast("B")) != target.nbytes:
+                        raise OSError("the binned movie is cut off")
+                result[:, :, start : start + len(part)] = part[:, :, columns].transpose(1, 2, 0)
+        return result
 
 
 def bin_movie(
@@ -62,34 +79,47 @@ def bin_movie(
         bin_duration: s, at least; long movies get longer bins and very short ones shorter ones.
         high_pass: s, slower changes are taken from the coarse grid.
         path: of the scratch file, which the caller removes.
-        threads: at work at a time.
+        threads: at work at a time; the result does not depend on it.
         progress: told after every chunk.
+
+    Raises:
+        OSError: the scratch file cannot be written.
     """
     size = max(round(bin_duration * frame_rate), int(np.ceil(movie.frames / MOST_BINS)), 1)
     size = max(min(size, movie.frames // LEAST_BINS), 1)
     count = movie.frames // size
-    bins = int(np.count_nonzero((~flagged[: count * size]).reshape(count, size).any(1)))
+    filled = (~flagged[: count * size]).reshape(count, size).any(1)
+    first_bin = np.concatenate([[0], np.cumsum(filled)])
+    bins = int(first_bin[-1])
     if bins < FEWEST:
         return None
-    stack = scratch_array(path, (movie.height, movie.width, bins), np.float32)
     coarse = np.zeros((-(-movie.height // COARSENING), -(-movie.width // COARSENING), bins), np.float32)
-    many = max(CHUNK_BYTES // (movie.dtype.itemsize * size * movie.height * movie.width), 1) * size
-    edges = np.linspace(0, len(coarse), max(threads, 1) + 1).astype(int) * COARSENING
-    parts = [(first, min(last, movie.height)) for first, last in pairwise(edges.tolist()) if last > first]
-    row = 0
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for start in range(0, count * size, many):
-            stop = min(start + many, count * size)
-            frames, use = movie.read(start, stop), ~flagged[start:stop]
-            work = [pool.submit(bin_frames, frames, use, size, stack, row, coarse, COARSENING, *part) for part in parts]
-            row = max(job.result() for job in work)
-            progress(Progress("binning", stop, movie.frames))
+    many = max(CHUNK_BYTES // (movie.dtype.itemsize * size * movie.height * movie.width), 1)
+
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(max(threads, 1)) as pool:
+
+        def work(start: int) -> int:
+            stop = min(start + many, count)
+            first, after = int(first_bin[start]), int(first_bin[stop])
+            means = np.empty((after - first, movie.height, movie.width), np.float32)
+            span = slice(start * size, stop * size)
+            bin_frames(movie.read(span.start, span.stop), ~flagged[span], size, means, coarse, first, COARSENING)
+            _write_at(file.fileno(), means.reshape(-1).view(np.uint8).data, first * means[:1].nbytes)
+            return span.stop
+
+        for done in pool.map(work, range(0, count, many)):
+            progress(Progress("binning", done, movie.frames))
     high_pass_all(coarse, max(round(high_pass * frame_rate / size), 1))
-    covered = [
-        np.diff(np.minimum(np.arange(side + 1) * COARSENING, length)) for side, length in zip(coarse.shape, stack.shape, strict=False)
-    ]
+    sides = zip(coarse.shape[:2], (movie.height, movie.width), strict=True)
+    covered = [np.diff(np.minimum(np.arange(side + 1) * COARSENING, length)) for side, length in sides]
     coarse /= np.multiply.outer(covered[0], covered[1])[:, :, None].astype(np.float32)
-    return BinnedMovie(stack, coarse, frame_rate / size)
+    return BinnedMovie(path, (movie.height, movie.width), coarse, frame_rate / size)
+
+
+def _write_at(file: int, content: memoryview, offset: int) -> None:
+    while content:
+        written = os.pwrite(file, content, offset)
+        content, offset = content[written:], offset + written
 
 
 @dataclass(frozen=True)
@@ -139,7 +169,7 @@ def measure_neuropil(binned: BinnedMovie, scale: float) -> Neuropil:
     noise = float(np.median(np.mean(np.diff(coarse, axis=2) ** 2, axis=2))) / 2 * COARSENING**2
     damping = max(noise / SHARE_SPREAD**2, 1e-12)
     inverse = np.linalg.inv(products + damping * np.eye(len(DIRECTIONS))).astype(np.float32)
-    height, width = binned.stack.shape[:2]
+    height, width = binned.shape
     return Neuropil(coarse, local_weights(height, scale), local_weights(width, scale), around, inverse)
 
 

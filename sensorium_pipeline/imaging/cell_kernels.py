@@ -12,38 +12,36 @@ Float32 = NDArray[np.float32]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def bin_frames(frames, use, size, stack, first_bin, coarse, square, first_row, last_row):  # type: ignore[no-untyped-def]
-    """Mean over every `size` of the frames (n, y, x) that have `use`, into the bins of stack (y, x, bins) from `first_bin` on.
+def bin_frames(frames, use, size, means, coarse, first_bin, square):  # type: ignore[no-untyped-def]
+    """Mean over every `size` of the frames (n, y, x) that have `use`, into `means` (bins, y, x), overwritten.
 
-    `coarse` (y, x, bins) gets the sums over squares of `square` pixels; rows from `first_row`, a multiple of it, to `last_row`.
-    Bins without a frame in use are left out. Returns the first bin after those written.
+    `coarse` (y, x, bins) gets the sums over squares of `square` pixels, in its bins from `first_bin` on. Bins without a frame in use are
+    left out.
     """
-    width = frames.shape[2]
-    counts = np.zeros(len(frames) // size, np.int64)
-    for n in range(len(counts) * size):
-        counts[n // size] += use[n]
-    filled = np.count_nonzero(counts)
-    means = np.empty((filled, width), np.float32)
-    for y in range(first_row, last_row):
-        row = 0
-        for group in range(len(counts)):
-            if counts[group] == 0:
-                continue
-            part = means[row]
+    height, width = frames.shape[1], frames.shape[2]
+    filled = 0
+    for start in range(0, len(frames) - size + 1, size):
+        count = 0
+        for n in range(start, start + size):
+            count += use[n]
+        if count == 0:
+            continue
+        scale = np.float32(1) / np.float32(count)
+        for y in range(height):
+            part = means[filled, y]
             part[:] = 0
-            for n in range(group * size, (group + 1) * size):
+            for n in range(start, start + size):
                 if use[n]:
                     for x in range(width):
                         part[x] += frames[n, y, x]
-            scale = np.float32(1) / np.float32(counts[group])
             for x in range(width):
                 part[x] *= scale
-            row += 1
-        for x in range(width):
-            for row in range(filled):
-                stack[y, x, first_bin + row] = means[row, x]
-                coarse[y // square, x // square, first_bin + row] += means[row, x]
-    return first_bin + filled
+            for column in range(coarse.shape[1]):
+                total = np.float32(0)
+                for x in range(column * square, min((column + 1) * square, width)):
+                    total += part[x]
+                coarse[y // square, column, first_bin + filled] += total
+        filled += 1
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)

@@ -99,7 +99,7 @@ def segment(
         length = max(round(parameters.high_pass * binned.rate), 1)
 
         def work(block: _Block) -> list[BlockCell]:
-            stack = np.array(binned.stack[block.outer])
+            stack = binned.window(*block.outer)
             noise = neuropil.remove(stack, block.outer, length)
             found = find_cells(
                 stack,

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import DTypeLike
-
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 
@@ -47,18 +44,6 @@ def held_folder(root: Path, name: str, progress: ProgressCallback = silent) -> I
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)
-
-
-def scratch_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.memmap:
-    """An array on disk, whose room is taken at once: writing to a mapped file on a disk that is full ends the process.
-
-    Raises:
-        OSError: the disk has no room for it.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(size, 1))
-    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def _lock(folder: Path, progress: ProgressCallback) -> int:

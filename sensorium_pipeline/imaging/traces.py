@@ -7,7 +7,6 @@ is subtracted is fitted to the frames in which the cell is at rest, and stays ne
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numba
 import numpy as np
@@ -22,7 +21,8 @@ from sensorium_pipeline.recordings.movie import Movie
 
 Float32 = NDArray[np.float32]
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
+TOGETHER = 16  # frames whose values of a pixel lie side by side while they are weighed
 USUAL_COEFFICIENT = 0.7
 PRIOR = 0.15  # standard deviation of the coefficient over cells
 
@@ -92,32 +92,47 @@ def extract_traces(
         scipy.sparse.vstack([own, _rings(footprints, cells.kept, movie.height, movie.width, parameters)]), dtype=np.float32
     )
     means = np.empty((2 * count, movie.frames), np.float32)
-    step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize), threads)
+    step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize) // TOGETHER, 1) * TOGETHER
+    # Pixels that no cell and no ring needs are not looked at.
+    used, place = np.unique(both.indices, return_inverse=True)
+    place = place.astype(np.int32)
+
+    def work(start: int) -> int:
+        frames = movie.read(start, min(start + step, movie.frames)).reshape(-1, pixels)
+        _weigh(frames, used, both.indptr, place, both.data, means[:, start : start + len(frames)])
+        return start + len(frames)
+
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for start in range(0, movie.frames, step):
-            frames = movie.read(start, min(start + step, movie.frames)).reshape(-1, pixels)
-            parts = pairwise(np.linspace(0, len(frames), max(threads, 1) + 1).astype(int).tolist())
-            jobs = [
-                pool.submit(_weigh, frames, both.indptr, both.indices, both.data, means[:, start : start + len(frames)], *part)
-                for part in parts
-            ]
-            for job in jobs:
-                job.result()
-            progress(Progress("traces", start + len(frames), movie.frames))
+        for done in pool.map(work, range(0, movie.frames, step)):
+            progress(Progress("traces", done, movie.frames))
     raw, rings = means[:count], means[count:]
     fluorescence = _demix(raw, rings, footprints, own, cells.kept)
     return _to_dff(fluorescence, rings, flagged, frame_rate, parameters)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _weigh(frames, starts, pixels, weights, result, first, last):  # type: ignore[no-untyped-def]
-    """Weighted sums of the pixels of frames `first` to `last` (n, pixels), one for each row of a compressed sparse matrix."""
-    for n in range(first, last):
+def _weigh(frames, used, starts, place, weights, result):  # type: ignore[no-untyped-def]
+    """Weighted sums of the pixels of frames (n, pixels), one for each row of a compressed sparse matrix, into result (rows, n).
+
+    `place` says which of the pixels `used` an entry of the matrix belongs to. A few frames at a time are turned so that the values of a
+    pixel lie side by side, and each weight multiplies them at once.
+    """
+    turned = np.zeros((len(used), TOGETHER), np.float32)
+    totals = np.zeros(TOGETHER, np.float32)
+    for first in range(0, len(frames), TOGETHER):
+        many = min(TOGETHER, len(frames) - first)
+        for entry in range(len(used)):
+            pixel = used[entry]
+            for n in range(many):
+                turned[entry, n] = frames[first + n, pixel]
         for row in range(len(starts) - 1):
-            total = np.float32(0)
+            totals[:] = 0
             for entry in range(starts[row], starts[row + 1]):
-                total += weights[entry] * frames[n, pixels[entry]]
-            result[row, n] = total
+                weight, values = weights[entry], turned[place[entry]]
+                for n in range(TOGETHER):
+                    totals[n] += weight * values[n]
+            for n in range(many):
+                result[row, first + n] = totals[n]
 
 
 def _footprints(cells: Cells, pixels: int, part: float) -> scipy.sparse.csr_matrix:
