@@ -16,6 +16,7 @@ def test_activity_agrees_with_recorded_spikes(test_data: Path, name: str, binned
     spec = importlib.util.spec_from_file_location("benchmark", Path(__file__).parents[1] / "benchmarks/deconvolution.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    _, found, found_fine = benchmark.accuracy(test_data / "twophoton/ephys_ground_truth" / name, benchmark.ours(DeconvolutionParameters()))
+    folder = test_data / "twophoton/ephys_ground_truth" / name
+    ((_, found, found_fine),) = benchmark.accuracy(folder, benchmark.ours(DeconvolutionParameters()))
     assert found > binned
     assert found_fine > fine
