@@ -4,6 +4,7 @@ A workspace is one root URL, or four roots with credentials of their own (in pro
 its job needs). Nested names use two underscores: `SENSORIUM_SEALED__URL`, `SENSORIUM_SEALED__ACCESS_KEY`.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
         gpu_slots: models that may train at once on one GPU, or on the stand-in for one.
         isolation: the lowest tier of isolation that strangers' code may run in.
         checkpoint_seconds: between two checkpoints of a model that trains.
+        suite2p_python: interpreter of an environment with suite2p, for extractions that choose it as their segmenter.
         traceback: let an internal error of the command line show where it happened.
     """
 
@@ -55,4 +57,5 @@ class Settings(BaseSettings):
     gpu_slots: int = Field(default=1, ge=1)
     isolation: Literal["bubblewrap with user namespace", "bubblewrap without user namespace"] = "bubblewrap without user namespace"
     checkpoint_seconds: float = Field(default=30.0, ge=0)
+    suite2p_python: Path | None = None
     traceback: bool = False

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError, PlatformError
-from sensorium_pipeline.imaging.cells import Cells, segment
+from sensorium_pipeline.imaging.cells import Cells
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie
 from sensorium_pipeline.imaging.deconvolution import Deconvolution, deconvolve
 from sensorium_pipeline.imaging.measurements import measure_light, measure_residual_motion
@@ -20,6 +21,7 @@ from sensorium_pipeline.imaging.plane_dataset import assemble, stage_dataset
 from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.imaging.scratch import held_folder
+from sensorium_pipeline.imaging.segmenters import open_segmenter
 from sensorium_pipeline.imaging.stage_results import StageResults
 from sensorium_pipeline.imaging.traces import extract_traces
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
@@ -61,7 +63,8 @@ def extract_plane(
         progress: told after every chunk of every stage.
 
     Raises:
-        InputError: the movie is too small, too short or shows nothing, or the frame rate is not a positive number.
+        InputError: the movie is too small, too short or shows nothing, the frame rate is not a positive number, or the segmenter that
+            was chosen cannot be run here.
         PlatformError: the scratch disk is full or cannot be written.
     """
     if not np.isfinite(frame_rate) or frame_rate <= 0:
@@ -76,7 +79,9 @@ def extract_plane(
     try:
         with held_folder(scratch, folder_name, progress) as folder:
             for leftover in folder.iterdir():
-                if leftover.name != CORRECTED:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                elif leftover.name != CORRECTED:
                     leftover.unlink()
             return _Extraction(movie, frame_rate, bidirectional, parameters, folder, finished, progress).run(pixel_size)
     except InputError as error:
@@ -121,6 +126,8 @@ class _Extraction:
 
     def run(self, pixel_size: float | None) -> PlaneExtraction:
         motion, found, traces, activity = (self._find(stage) for stage in ("motion", "cells", "traces", "activity"))
+        if found is None:
+            open_segmenter(self.parameters.segmenter)  # what it lacks is said before hours of motion correction
         if motion is None or found is None or traces is None:
             corrected = None if motion is None else self._corrected(motion)
             if motion is None or corrected is None:
@@ -164,6 +171,7 @@ class _Extraction:
         return self._keep("motion", dataset), corrected
 
     def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset, pixel_size: float | None) -> xr.Dataset:
+        segment = open_segmenter(self.parameters.segmenter)
         cells = segment(
             corrected,
             frame_rate=self.frame_rate,

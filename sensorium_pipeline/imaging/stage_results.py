@@ -53,7 +53,7 @@ def stage_keys(raw: str, *, frame_rate: float, pixel_size: float | None, bidirec
         parameters: of every stage.
     """
     motion = digest_of([raw, bidirectional, parameters.motion, MOTION_VERSION])
-    cells = digest_of([motion, float(frame_rate), pixel_size, parameters.cells, CELLS_VERSION])
+    cells = digest_of([motion, float(frame_rate), pixel_size, parameters.segmenter, parameters.cells, CELLS_VERSION])
     traces = digest_of([cells, parameters.traces, TRACES_VERSION])
     return StageKeys(
         motion=f"stages/motion/{motion}",
