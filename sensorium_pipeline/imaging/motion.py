@@ -202,20 +202,25 @@ class _Correction:
         """Frames evenly over the recording that are finite and not blank."""
         movie = self.movie
         count = min(count, movie.frames, max(32, _SAMPLE_BYTES // (movie.height * movie.width * 4)))
-        kept, self.sampled = [], []
-        for k, n in enumerate(np.linspace(0, movie.frames - 1, count).astype(int).tolist()):
-            frame = _native(movie.read(n, n + 1))
-            if _condition(frame[0]) == FINE:
-                kept.append(frame[0])
-                self.sampled.append(n)
-            self.progress(Progress("template", k + 1, count))
-        if not kept:
+        numbers = np.linspace(0, movie.frames - 1, count).astype(int).tolist()
+        sample = np.empty((count, movie.height, movie.width), _native(movie.read(0, 1)).dtype)
+
+        def read(n: int) -> str:
+            sample[n] = movie.read(numbers[n], numbers[n] + 1)[0]
+            return _condition(sample[n])
+
+        good = np.zeros(count, bool)
+        for n, condition in enumerate(self.pool.map(read, range(count))):
+            good[n] = condition == FINE
+            self.progress(Progress("template", n + 1, count))
+        self.sampled = np.array(numbers)[good].tolist()
+        if not good.any():
             raise InputError(
                 "every sampled frame is blank or has values that are not finite",
                 where="movie",
                 advice="Check the channel and the plane: a recording without an image cannot be corrected.",
             )
-        return np.stack(kept)
+        return sample if good.all() else sample[good]
 
     def _block(self, start: int, stop: int) -> Float32 | None:
         """Mean of the usable frames of a span at the scale of alignment."""

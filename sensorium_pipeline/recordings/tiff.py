@@ -62,9 +62,12 @@ class PageTable:
         page = self.first
         lines, pixels = out.shape[1:]
         line_bytes = page.width * page.dtype.itemsize
+        direct = page.dtype == out.dtype and pixels == page.width and out.flags.c_contiguous
         with opened(self.path) as file:
             for position, number in enumerate(pages):
                 start = int(self.data_offsets[number]) + first_line * line_bytes
+                if direct and os.preadv(file, [out[position]], start) == lines * line_bytes:
+                    continue
                 raw = read_at(file, self.path, start, lines * line_bytes, f"page {number}, pixels")
                 out[position] = np.frombuffer(raw, page.dtype).reshape(lines, page.width)[:, :pixels]
 
