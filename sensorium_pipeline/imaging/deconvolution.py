@@ -89,8 +89,9 @@ def deconvolve(
     Raises:
         InputError: the traces are not a table of numbers, hold infinity, or the frame rate is not a positive number.
     """
-    traces, offset = _checked(dff, frame_rate)
-    neurons, frames = traces.shape
+    dff = np.asarray(dff)
+    _check(dff, frame_rate)
+    neurons, frames = dff.shape
     result = Deconvolution(
         activity=np.zeros((neurons, frames), np.float32),
         denoised=np.zeros((neurons, frames), np.float32),
@@ -102,11 +103,12 @@ def deconvolve(
 
     def infer(start: int) -> None:
         block = slice(start, start + BLOCK)
-        slow = slow_baseline(traces[block], frame_rate)
-        flat = traces[block] - slow
+        traces, offset = _less_offset(dff[block], start)
+        slow = slow_baseline(traces, frame_rate)
+        flat = traces - slow
         for neuron, trace, noise in zip(range(start, neurons), flat, noise_level(flat, frame_rate), strict=False):
             _infer(trace, noise, frame_rate, parameters, result, neuron)
-        result.baseline[block] += slow + offset[block, None]
+        result.baseline[block] += slow + offset[:, None]
 
     # Threads of our own rather than numba's, whose pool must not be entered twice at a time nor survive a fork.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -114,25 +116,29 @@ def deconvolve(
     return result
 
 
-def _checked(dff: NDArray[np.float32], frame_rate: float) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The traces less an offset (neurons,), as C-contiguous float32: a large offset would take their precision."""
+def _check(dff: NDArray[np.float32], frame_rate: float) -> None:
     if not np.isfinite(frame_rate) or frame_rate <= 0:
         raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames per second, a positive number.")
-    traces = np.asarray(dff)
-    if traces.ndim != 2 or traces.dtype.kind not in "fiu":
+    if dff.ndim != 2 or dff.dtype.kind not in "fiu":
         raise InputError(
-            f"traces must be numbers of shape (neurons, frames), not {traces.dtype} of shape {traces.shape}",
+            f"traces must be numbers of shape (neurons, frames), not {dff.dtype} of shape {dff.shape}",
             where="traces",
             advice="Give a two-dimensional array with one row a neuron.",
         )
-    if traces.shape[1] == 0:
-        return np.empty(traces.shape, np.float32), np.zeros(len(traces))
-    known = ~np.isnan(traces)
-    offset = np.sum(traces, axis=1, where=known, dtype=np.float64) / np.maximum(known.sum(1), 1)
-    if not np.isfinite(offset).all():
-        neuron = int(np.flatnonzero(~np.isfinite(offset))[0])
-        raise InputError("a trace holds infinity", where=f"traces[{neuron}]", advice="Write NaN where a frame is missing.")
-    return np.subtract(traces, offset[:, None], dtype=np.float64).astype(np.float32), offset
+
+
+def _less_offset(dff: NDArray[np.float32], first: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Traces less their means, as C-contiguous float32, and the means: a large one would take their precision. `first` is their number."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        means = dff.mean(1, dtype=np.float64) if dff.shape[1] > 0 else np.zeros(len(dff))
+    if not np.isfinite(means).all():
+        known = ~np.isnan(dff)
+        with np.errstate(invalid="ignore"):
+            means = np.sum(dff, axis=1, where=known, dtype=np.float64) / np.maximum(known.sum(1), 1)
+        if not np.isfinite(means).all():
+            neuron = first + int(np.flatnonzero(~np.isfinite(means))[0])
+            raise InputError("a trace holds infinity", where=f"traces[{neuron}]", advice="Write NaN where a frame is missing.")
+    return np.subtract(dff, means[:, None], dtype=np.float64).astype(np.float32, order="C"), means
 
 
 def _infer(

@@ -13,8 +13,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+EXCERPT = 500  # frames that tell where to begin
 PASSES = 12  # at most so many solutions while the penalty is sought
 TOLERANCE = 0.01  # of the noise: how near to it the residual must come
+SMALLEST = 1e-6  # factor of decay a frame
 NEGLIGIBLE = 1e-9  # of a decay: what is left is no longer counted
 USUAL_SLOPE, LEAST_SLOPE = 0.1, 0.01  # by how much the residual's standard deviation grows with what is subtracted
 LOWEST = -2.0  # of the noise: the baseline lies not further below zero
@@ -48,17 +50,23 @@ def explain(trace: NDArray[np.float32], decay: float, rise: float, noise: float)
         rise: frames; zero for calcium of first order.
         noise: standard deviation within a frame, above zero.
     """
-    d, r = np.exp(-1 / decay), (np.exp(-1 / rise) if rise > 0 else 0.0)
+    d, r = _factors(decay, rise)
     calcium, activity = np.empty(len(trace), np.float32), np.empty(len(trace), np.float32)
     subtracted, baseline, unexplained = _constrain(trace, bool(np.isnan(trace).any()), d, r, noise, calcium, activity)
     return Explanation(activity, calcium, subtracted, baseline, unexplained)
+
+
+def _factors(decay: float, rise: float) -> tuple[float, float]:
+    """What of decay and rise is left after a frame; a decay much quicker than a frame leaves next to nothing."""
+    d = max(float(np.exp(-1 / decay)), SMALLEST)
+    return d, min(float(np.exp(-1 / rise)), d / 2 if d == SMALLEST else d) if rise > 0 else 0.0
 
 
 def kernel_height(decay: float, rise: float) -> np.float32:
     """The largest calcium that one unit of activity makes, of time constants in frames."""
     if rise <= 0:
         return np.float32(1)
-    d, r = np.exp(-1 / decay), np.exp(-1 / rise)
+    d, r = _factors(decay, rise)
     # Where d^(k+1) - r^(k+1) is largest, and the frames on both sides.
     peak = np.log(decay / rise) / (1 / rise - 1 / decay)
     frames = np.maximum(np.array([np.floor(peak), np.ceil(peak)]), 1)
@@ -214,6 +222,10 @@ def _constrain(trace, gaps, decay, rise, noise, calcium, jumps):  # type: ignore
     low, high = LOWEST * noise, np.inf
     drop, mean, rest = 0.0, 0.0, 0.0
     slope, before, before_miss = USUAL_SLOPE, 0.0, np.nan
+    if frames >= 4 * EXCERPT:
+        # A part costs little and says where to begin.
+        mean, rest = _solve(trace[: frames // 4], gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
+        drop = min(max((noise - np.sqrt(max(rest, 0.0))) / slope, low), noise)
     for attempt in range(PASSES):
         mean, rest = _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
         miss = np.sqrt(max(rest, 0.0)) - noise

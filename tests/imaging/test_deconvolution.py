@@ -192,6 +192,16 @@ def test_traces_without_a_signal_give_no_activity() -> None:
     assert result.denoised[4].std() < 0.5
 
 
+@pytest.mark.parametrize("rate", [1e-3, 0.5, 1000.0, 3e4])
+@pytest.mark.parametrize("frames", [8, 300])
+def test_uncommon_frame_rates(rate: float, frames: int) -> None:
+    traces = np.random.default_rng(0).standard_normal((3, frames)).astype(np.float32)
+    result = deconvolve(traces, rate)
+    assert np.isfinite(result.activity).all()
+    assert result.activity.min() >= 0
+    assert np.isfinite(result.time_constants).all()
+
+
 @pytest.mark.parametrize("frames", [0, 1, 2, 5, 9])
 def test_very_short_traces(frames: int) -> None:
     result = deconvolve(np.linspace(0, 1, 2 * frames, dtype=np.float32).reshape(2, frames), RATE)
