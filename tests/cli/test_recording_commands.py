@@ -66,6 +66,13 @@ def test_extract_a_dataset_of_an_hdf5_file(sensorium, tiny_movie: Path, tmp_path
     assert_one_error(again, str(out), "something lies there already", "Name a new folder")
 
 
+def test_extract_with_a_segmenter_that_is_not_there(sensorium, tiny_movie: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SENSORIUM_SUITE2P_PYTHON", raising=False)
+    options = ["--frame-rate", "10", "--dataset", "imaging/movie", "--segmenter"]
+    assert_one_error(sensorium("extract", tiny_movie, tmp_path / "out", *options, "suite2p"), "SENSORIUM_SUITE2P_PYTHON", "pip install")
+    assert [path.name for path in tmp_path.iterdir()] == [tiny_movie.name]
+
+
 def test_deconvolve(sensorium, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     spikes = generator.random((3, 600)) < 0.03

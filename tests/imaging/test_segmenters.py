@@ -18,15 +18,20 @@ from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie
 from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.imaging.segmenters import Segmenter, open_segmenter
-from sensorium_pipeline.imaging.stage_results import stage_keys
+from sensorium_pipeline.imaging.stage_results import StageResults, stage_keys
 from sensorium_pipeline.imaging.suite2p_segmenter import SCRIPT, SETTING
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.settings import RootSettings
+from sensorium_pipeline.storage import Store
 
 TWO_CELLS = """
 cells = dict(neuron=[0, 0, 1, 1, 1], pixel=[66, 65, 700, 701, 5], weight=[4, 3, 1, 1, 9], probability=[0.25, 0.9])
 trace = np.random.default_rng(0).normal(0, 1, (2, 1000))
 trace[0, 50] += 100
 trace[1, 50] += 400
+"""
+NO_CELLS = """
+cells, trace = dict(neuron=[], pixel=[], weight=[], probability=[]), np.empty((0, 0))
 """
 SAVE = """
 kinds = dict(neuron="i4", pixel="i4", weight="f4", probability="f4", trace="f4")
@@ -134,11 +139,15 @@ def test_footprints_become_cells_in_the_usual_order(stand_in, small: CorrectedMo
     assert not path_is_set
 
 
-@pytest.mark.parametrize("none", ["cells = dict(neuron=[], pixel=[], weight=[], probability=[])\ntrace = np.empty((0, 0))\n"])
-def test_no_cells_are_an_honest_empty_result(stand_in, none: str, tmp_path: Path) -> None:
-    stand_in(none + SAVE)
-    movie = simulate_plane([(20, 20)], (48, 48), 200).movie
-    plane = extract_plane(movie, frame_rate=RATE, scratch=tmp_path / "scratch", parameters=ImagingParameters(segmenter="suite2p"))
+def test_no_cells_are_an_honest_empty_result(stand_in, tmp_path: Path) -> None:
+    stand_in(NO_CELLS + SAVE)
+    movie, parameters = simulate_plane([(20, 20)], (48, 48), 200).movie, ImagingParameters(segmenter="suite2p")
+    keys = stage_keys("raw", frame_rate=RATE, pixel_size=None, bidirectional=False, parameters=parameters)
+    finished = StageResults(Store("lab", RootSettings(url=str(tmp_path / "store"))), keys)
+    # What a run that was killed left there is no hindrance.
+    (tmp_path / "scratch" / keys.motion.rsplit("/", 1)[1][:32] / "suite2p-killed").mkdir(parents=True)
+    plane = extract_plane(movie, frame_rate=RATE, scratch=tmp_path / "scratch", parameters=parameters, finished=finished)
+    assert list((tmp_path / "scratch").iterdir()) == []
     assert plane.neurons == plane.metrics.cells == 0
     assert plane.activity.shape == (0, 200)
 
@@ -238,7 +247,7 @@ def test_the_script_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     child = subprocess.Popen([sys.executable, SCRIPT, tmp_path], stdin=subprocess.PIPE, env=environment)
     assert child.stdin is not None
     child.stdin.close()
-    assert child.wait(120) == 1
+    assert child.wait(120) == 2
 
 
 def test_suite2p_finds_the_cells(true_plane: TruePlane, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import RATE, ArrayMovie, TruePlane
+from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 
 from sensorium_pipeline.imaging.cells import Cells
 from sensorium_pipeline.imaging.traces import TraceParameters, Traces, extract_traces, running_percentile
@@ -38,6 +38,19 @@ def test_traces_follow_the_cells_and_not_their_neighbours(true_plane: TruePlane)
     # Cells 4 and 5 overlap: what one does must not show in the other.
     rest = traces.dff[4] - np.polyval(np.polyfit(true_plane.added[4], traces.dff[4], 1), true_plane.added[4])
     assert abs(np.corrcoef(rest, true_plane.added[5])[0, 1]) < 0.2
+
+
+def test_three_cells_on_top_of_each_other_are_told_apart() -> None:
+    plane = simulate_plane([(30, 30), (30, 33.5), (33, 31.5)], (62, 62), 1200, seed=3)
+    flat = plane.footprints.reshape(3, -1)
+    shared = flat @ flat.T / (flat**2).sum(1)
+    assert shared[~np.eye(3, dtype=bool)].min() > 0.5
+    found = extract(plane).dff
+    summed = np.einsum("cyx,tyx->ct", plane.footprints, plane.movie.array.astype(float))
+    told = [np.corrcoef(trace, added)[0, 1] for trace, added in zip(found, plane.added, strict=True)]
+    mixed = [np.corrcoef(trace, added)[0, 1] for trace, added in zip(summed, plane.added, strict=True)]
+    assert min(told) > 0.95
+    assert max(mixed) < 0.85  # a plain weighted sum
 
 
 def test_neuropil_is_measured_and_its_share_fitted(true_plane: TruePlane) -> None:
