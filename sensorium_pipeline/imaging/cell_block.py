@@ -181,7 +181,7 @@ class _Search:
         self.reach = int(np.clip(0.7 * largest, 8, 24))  # px from the seed that a footprint can extend to
         self.kernels = [_gaussian(scale) for scale in self.scales]
         self.strides = [max(int(scale / 1.4), 1) for scale in self.scales]
-        self.smoothed = [smooth(stack, kernel, stride) for kernel, stride in zip(self.kernels, self.strides, strict=True)]
+        self.smoothed = [_smoothed(stack, kernel, stride) for kernel, stride in zip(self.kernels, self.strides, strict=True)]
         self.noise = [_typical_noise(smoothed) for smoothed in self.smoothed]
         self.energy = [event_energy(smoothed, noise, EVENT) for smoothed, noise in zip(self.smoothed, self.noise, strict=True)]
         generator = np.random.default_rng(origin)
@@ -248,6 +248,12 @@ class _Search:
             self.energy[index],
         )
         return slice(start[0], start[0] + blurred.shape[0]), slice(start[1], start[1] + blurred.shape[1])
+
+
+def _smoothed(stack: Float32, kernel: Float32, stride: int) -> Float32:
+    result = np.empty((-(-stack.shape[0] // stride), -(-stack.shape[1] // stride), stack.shape[2]), np.float32)
+    smooth(stack, kernel, stride, result)
+    return result
 
 
 def _gaussian(scale: float) -> Float32:

@@ -145,28 +145,29 @@ def remove_background(stack, length, rows, first, weights, around, inverse, squa
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def smooth(stack, weights, stride):  # type: ignore[no-untyped-def]
-    """Every `stride`-th row and column of a stack (y, x, bins) after convolution with `weights` along both; zero beyond the edges."""
+def smooth(stack, weights, stride, result):  # type: ignore[no-untyped-def]
+    """Every `stride`-th row and column of a stack (y, x, bins) after convolution with `weights` along both; zero beyond the edges.
+
+    `result` (y / stride, x / stride, bins), overwritten, is given, since arrays that numpy makes lie in large pages of memory.
+    """
     height, width, bins = stack.shape
     reach = len(weights) // 2
-    tall, wide = (height + stride - 1) // stride, (width + stride - 1) // stride
-    result = np.zeros((tall, wide, bins), np.float32)
     line = np.empty((width, bins), np.float32)
-    for row in range(tall):
+    for row in range(result.shape[0]):
         y = row * stride
+        result[row] = 0
         line[:] = 0
         for k in range(max(-reach, -y), min(reach, height - 1 - y) + 1):
             weight = weights[k + reach]
             for x in range(width):
                 for t in range(bins):
                     line[x, t] += weight * stack[y + k, x, t]
-        for column in range(wide):
+        for column in range(result.shape[1]):
             x = column * stride
             for k in range(max(-reach, -x), min(reach, width - 1 - x) + 1):
                 weight = weights[k + reach]
                 for t in range(bins):
                     result[row, column, t] += weight * line[x + k, t]
-    return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
