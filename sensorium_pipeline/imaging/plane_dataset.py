@@ -57,7 +57,7 @@ VARIABLES: dict[str, Variable] = {
     "activity": Variable(
         ("neuron", "frame"),
         "dF/F",
-        "calcium that the activity since the frame before adds, not a rate. NaN in flagged frames; what happened in them is counted in the "
+        "height of the transient that the frame's activity makes, not a rate. NaN in flagged frames; what happened in them may show in the "
         "next frame that is not flagged, which alignment to trials leaves out as well",
     ),
     "noise": Variable(("neuron",), "dF/F", "standard deviation of the noise within a frame"),
