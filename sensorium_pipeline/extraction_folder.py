@@ -1,13 +1,11 @@
 """A plain movie to a folder with its cells, traces and activity, and a file of traces to a file of activity."""
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib import import_module
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +19,15 @@ from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters, SegmenterName
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, stage_keys
+from sensorium_pipeline.movie_digest import MovieDigest
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_with_rate
 from sensorium_pipeline.settings import RootSettings
 from sensorium_pipeline.storage import Store, trees
-from sensorium_pipeline.storage.digests import READ_BYTES
 
 DATASET = "extraction.zarr"
 TRACES_A_BLOCK, VALUES_A_BLOCK = 256, 2**24  # what is deconvolved at a time is bounded however long the recording
@@ -60,6 +59,7 @@ def extract_movie(
     pixel_size: float | None = None,
     dataset: str | None = None,
     segmenter: SegmenterName = "sensorium",
+    digest: MovieDigest | None = None,
     progress: ProgressCallback = silent,
 ) -> PlaneMetrics:
     """Motion, cells, traces and activity of a movie (frames, y, x).
@@ -74,26 +74,28 @@ def extract_movie(
         pixel_size: micrometres, where known; left out, likewise.
         dataset: which movie, in a file or folder with several.
         segmenter: what finds the cells.
+        digest: of `movie` and `dataset`, where it is being made already.
         progress: of every stage.
 
     Raises:
         InputError: the movie cannot be read or measured, or something else lies at `out`.
         PlatformError: the disk is full.
     """
-    opened = open_with_rate(movie, dataset)
-    frame_rate = opened.frame_rate if frame_rate is None else frame_rate
-    if frame_rate is None:
-        raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
-    if pixel_size is None and opened.pixel_size is not None:
-        pixel_size = opened.pixel_size[0]
-    parameters = ImagingParameters(segmenter=segmenter)
-    keys = stage_keys(
-        _digest_of_movie(movie, dataset, progress),
-        frame_rate=frame_rate,
-        pixel_size=pixel_size,
-        bidirectional=opened.bidirectional,
-        parameters=parameters,
-    )
+    with nullcontext(digest) if digest else MovieDigest(movie, dataset) as checked:
+        opened = open_with_rate(movie, dataset)
+        frame_rate = opened.frame_rate if frame_rate is None else frame_rate
+        if frame_rate is None:
+            raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
+        if pixel_size is None and opened.pixel_size is not None:
+            pixel_size = opened.pixel_size[0]
+        parameters = ImagingParameters(segmenter=segmenter)
+        keys = stage_keys(
+            checked.wait(progress),
+            frame_rate=frame_rate,
+            pixel_size=pixel_size,
+            bidirectional=opened.bidirectional,
+            parameters=parameters,
+        )
     name = f".{out.name}.unfinished"
     if out.exists():
         metrics = _finished(out, keys)
@@ -106,7 +108,7 @@ def extract_movie(
         ThreadPoolExecutor(1) as pool,
     ):
         # What draws takes a second to load, which the compiled loops of motion correction do not wait for.
-        drawing = pool.submit(import_module, "sensorium_pipeline.imaging.plane_report")
+        pool.submit(_load_libraries)
         if out.exists():
             return _finished(out, keys)
         scratch = unfinished / "scratch"
@@ -127,15 +129,29 @@ def extract_movie(
         result = unfinished / "result"
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()
+        report = pool.submit(_report, movie.name, plane)
         data = to_dataset(plane)
         data.attrs["movie"], data.attrs["extraction"] = movie.name, keys.activity
         store = LocalStore(result / DATASET)
         trees.write_tree(store, xr.DataTree(data), progress)
         trees.consolidate(store, str(result / DATASET))
-        for file, content in drawing.result().plane_report(movie.name, plane, judge(plane.metrics)).items():
+        for file, content in report.result().items():
             (result / file).write_bytes(content)
         result.rename(out)
     return plane.metrics
+
+
+def _load_libraries() -> None:
+    """Load what only later stages need."""
+    import sensorium_pipeline.imaging.plane_report  # noqa: F401
+
+    xr.DataArray(np.zeros(1))  # the first array loads whatever other kinds of arrays there are
+
+
+def _report(name: str, plane: PlaneExtraction) -> dict[str, bytes]:
+    from sensorium_pipeline.imaging.plane_report import plane_report
+
+    return plane_report(name, plane, judge(plane.metrics))
 
 
 @contextmanager
@@ -162,26 +178,6 @@ def _finished(out: Path, keys: StageKeys) -> PlaneMetrics:
     raise InputError(
         "something lies there already, and not the result of this movie and these options", where=out, advice="Name a new folder."
     )
-
-
-def _digest_of_movie(movie: Path, dataset: str | None, progress: ProgressCallback) -> str:
-    """sha256 over the file or the files of the folder, and the name of the dataset."""
-    files = sorted(path for path in movie.rglob("*") if path.is_file()) if movie.is_dir() else [movie]
-    total, done = sum(file.stat().st_size for file in files), 0
-    state = hashlib.sha256(json.dumps([dataset or "", [file.relative_to(movie).as_posix() for file in files]]).encode())
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(import_module, "sensorium_pipeline.imaging.motion")
-        try:
-            for file in files:
-                with file.open("rb") as stream:
-                    while block := stream.read(READ_BYTES):
-                        state.update(block)
-                        done += len(block)
-                        progress(Progress("check the movie", done, total))
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", where=movie, advice="Copy the movie again.") from error
-        loading.result()
-    return state.hexdigest()
 
 
 def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: ProgressCallback = silent) -> DeconvolutionSummary:

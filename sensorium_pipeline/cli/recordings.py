@@ -145,13 +145,23 @@ def extract(
 
     OUT gets extraction.zarr (opens with `xarray.open_zarr`), report.md and its pictures.
     """
-    from sensorium_pipeline.extraction_folder import extract_movie
-    from sensorium_pipeline.imaging.quality import judge
+    from sensorium_pipeline.movie_digest import MovieDigest
 
-    with progress_bars() as show:
-        metrics = extract_movie(
-            movie, out, frame_rate=frame_rate, pixel_size=pixel_size, dataset=dataset, segmenter=segmenter, progress=show
-        )
+    with MovieDigest(movie, dataset) as digest:  # while the libraries below load
+        from sensorium_pipeline.extraction_folder import extract_movie
+        from sensorium_pipeline.imaging.quality import judge
+
+        with progress_bars() as show:
+            metrics = extract_movie(
+                movie,
+                out,
+                frame_rate=frame_rate,
+                pixel_size=pixel_size,
+                dataset=dataset,
+                segmenter=segmenter,
+                digest=digest,
+                progress=show,
+            )
     if json:
         print_json(metrics)
         return

@@ -25,7 +25,8 @@ from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
-BLOCK = 170  # side of a block, pixels
+BLOCK = 170  # side of a block at most, pixels
+BLOCK_BYTES = 64 * 2**20  # of the binned movie in a block at most, without its margins; the search keeps it at several scales
 FRAGMENT_GAP = 5.0  # px between the masks of a cell and what is left of it
 
 
@@ -93,7 +94,8 @@ def segment(
         if binned is None:
             return _collect([], (movie.height, movie.width), parameters, pixel_size)
         largest = parameters.diameters(pixel_size)[1]
-        blocks = list(_blocks(movie.height, movie.width, int(np.clip(largest / 2 + 4, 12, 32))))
+        side = min(BLOCK, float(np.sqrt(BLOCK_BYTES / (4 * binned.coarse.shape[2]))))
+        blocks = list(_blocks(movie.height, movie.width, side, int(np.clip(largest / 2 + 4, 12, 32))))
         # The window of the neuropil is far larger than any cell, so that no cell is taken for its own surround.
         neuropil = measure_neuropil(binned, max(parameters.neuropil_scale, largest / 2))
         length = max(round(parameters.high_pass * binned.rate), 1)
@@ -137,11 +139,11 @@ class _Block:
         return all(side.start - 0.5 <= value < side.stop - 0.5 for side, value in zip(self.inner, point, strict=True))
 
 
-def _blocks(height: int, width: int, margin: int) -> Iterator[_Block]:
-    """Blocks of about equal size that cover the field."""
+def _blocks(height: int, width: int, side: float, margin: int) -> Iterator[_Block]:
+    """Blocks of about equal size, of about `side` pixels, that cover the field."""
 
     def sides(length: int) -> list[tuple[slice, slice]]:
-        count = max(round(length / BLOCK), 1)
+        count = max(round(length / side), 1)
         edges = np.linspace(0, length, count + 1).astype(int).tolist()
         return [(slice(a, b), slice(max(a - margin, 0), min(b + margin, length))) for a, b in pairwise(edges)]
 

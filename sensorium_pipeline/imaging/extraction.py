@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,15 @@ class _Extraction:
     def _motion(self) -> tuple[xr.Dataset, CorrectedMovie]:
         from sensorium_pipeline.imaging.motion import correct_motion  # loads torch, which the other stages do not need
 
-        result, corrected = correct_motion(
-            self.movie, self.folder / CORRECTED, self.parameters.motion, bidirectional=self.bidirectional, progress=self.progress
-        )
-        dataset = stage_dataset(
-            result, rename={"correlation": "template_correlation", "reason": "flag_reason"}, leave_out=("frames_per_second",)
-        )
-        dataset = dataset.merge(stage_dataset(measure_light(self.movie)), combine_attrs="no_conflicts")
+        with ThreadPoolExecutor(1) as pool:
+            light = pool.submit(measure_light, self.movie)  # meanwhile
+            result, corrected = correct_motion(
+                self.movie, self.folder / CORRECTED, self.parameters.motion, bidirectional=self.bidirectional, progress=self.progress
+            )
+            dataset = stage_dataset(
+                result, rename={"correlation": "template_correlation", "reason": "flag_reason"}, leave_out=("frames_per_second",)
+            )
+            dataset = dataset.merge(stage_dataset(light.result()), combine_attrs="no_conflicts")
         residual = measure_residual_motion(corrected, result.flagged, result.coverage >= LEAST_COVERAGE)
         dataset = dataset.merge(stage_dataset(residual), combine_attrs="no_conflicts")
         dataset.attrs["corrected_type"] = corrected.dtype.str
@@ -221,10 +224,10 @@ def _cells_of(dataset: xr.Dataset) -> Cells:
 
 def _signal_to_noise(activity: Deconvolution, frame_rate: float) -> NDArray[np.float32]:
     """See `PlaneExtraction.snr`; zero for a trace without a sample or without noise."""
-    denoised = np.where(np.isnan(activity.denoised), 0, activity.denoised)
-    known = np.maximum(np.count_nonzero(~np.isnan(activity.denoised), axis=1), 1)
-    mean = denoised.sum(1, dtype=np.float64) / known
-    signal = np.sqrt(np.maximum((denoised.astype(np.float64) ** 2).sum(1) / known - mean**2, 0))
+    signal = np.zeros(len(activity.denoised))
+    for neuron, denoised in enumerate(activity.denoised):
+        known = denoised[~np.isnan(denoised)]
+        signal[neuron] = known.std(dtype=np.float64) if len(known) else 0
     noise = activity.noise.astype(np.float64) / np.sqrt(frame_rate)
     return np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0).astype(np.float32)
 

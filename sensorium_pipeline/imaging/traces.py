@@ -22,6 +22,8 @@ from sensorium_pipeline.recordings.movie import Movie
 Float32 = NDArray[np.float32]
 
 CHUNK_BYTES = 16 * 2**20
+FRAMES_SOLVED = 1024  # at a time
+CELLS_A_BLOCK = 32  # whose dF/F is worked on at a time
 TOGETHER = 16  # frames whose values of a pixel lie side by side while they are weighed
 USUAL_COEFFICIENT = 0.7
 PRIOR = 0.15  # standard deviation of the coefficient over cells
@@ -107,7 +109,7 @@ def extract_traces(
             progress(Progress("traces", done, movie.frames))
     raw, rings = means[:count], means[count:]
     fluorescence = _demix(raw, rings, footprints, own, cells.kept)
-    return _to_dff(fluorescence, rings, flagged, frame_rate, parameters)
+    return _to_dff(fluorescence, rings, flagged, frame_rate, parameters, threads)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -199,13 +201,17 @@ def _demix(
     if not np.any(mixing - alone):
         return raw.copy()
     # Slightly damped, so that two footprints that are nearly the same share what they show instead of cancelling.
-    added = np.linalg.solve(mixing + 0.02 * alone, (raw[real] - rings[real]).astype(np.float64))
+    others = (mixing - alone) @ np.linalg.inv(mixing + 0.02 * alone)
     result = raw.copy()
-    result[real] -= ((mixing - alone) @ added).astype(np.float32)
+    for start in range(0, raw.shape[1], FRAMES_SOLVED):
+        span = slice(start, start + FRAMES_SOLVED)
+        result[real, span] -= (others @ (raw[real, span] - rings[real, span]).astype(np.float64)).astype(np.float32)
     return result
 
 
-def _to_dff(fluorescence: Float32, neuropil: Float32, flagged: NDArray[np.bool_], frame_rate: float, parameters: TraceParameters) -> Traces:
+def _to_dff(
+    fluorescence: Float32, neuropil: Float32, flagged: NDArray[np.bool_], frame_rate: float, parameters: TraceParameters, threads: int
+) -> Traces:
     """dF/F of fluorescence less neuropil over a running percentile, in frames that are not flagged.
 
     Only what neuropil changes is subtracted, not its median level, so that the baseline of a dim cell does not come near zero and its
@@ -213,15 +219,23 @@ def _to_dff(fluorescence: Float32, neuropil: Float32, flagged: NDArray[np.bool_]
     """
     fluorescence[:, flagged], neuropil[:, flagged] = np.nan, np.nan
     dff = np.full_like(fluorescence, np.nan)
-    if flagged.all() or len(fluorescence) == 0:
-        return Traces(fluorescence, neuropil, np.full(len(fluorescence), USUAL_COEFFICIENT, np.float32), dff)
-    cell, ring = fluorescence[:, ~flagged], neuropil[:, ~flagged]
-    coefficient = _coefficients(cell, ring)
-    corrected = fluorescence - coefficient[:, None] * (neuropil - np.median(ring, axis=1, keepdims=True))
-    baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
-    usual = np.abs(np.median(cell, axis=1, keepdims=True))
-    scale = np.maximum(baseline, np.maximum(0.1 * usual, 1e-6))
-    return Traces(fluorescence, neuropil, coefficient, ((corrected - baseline) / scale).astype(np.float32))
+    coefficient = np.full(len(fluorescence), USUAL_COEFFICIENT, np.float32)
+
+    def work(start: int) -> None:
+        block = slice(start, start + CELLS_A_BLOCK)
+        own, around = fluorescence[block], neuropil[block]
+        cell, ring = own[:, ~flagged], around[:, ~flagged]
+        coefficient[block] = _coefficients(cell, ring)
+        corrected = own - coefficient[block, None] * (around - np.median(ring, axis=1, keepdims=True))
+        baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
+        usual = np.abs(np.median(cell, axis=1, keepdims=True))
+        scale = np.maximum(baseline, np.maximum(0.1 * usual, 1e-6))
+        dff[block] = (corrected - baseline) / scale
+
+    if not flagged.all():
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            list(pool.map(work, range(0, len(fluorescence), CELLS_A_BLOCK)))
+    return Traces(fluorescence, neuropil, coefficient, dff)
 
 
 def _coefficients(fluorescence: Float32, neuropil: Float32) -> Float32:

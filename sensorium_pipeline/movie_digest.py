@@ -1,0 +1,69 @@
+"""The digest of a movie's files, made while the libraries that work on the movie are still being loaded."""
+
+import hashlib
+import json
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.progress import Progress, ProgressCallback
+
+READ_BYTES = 8 * 2**20
+REPORT_SECONDS = 0.1
+
+
+class MovieDigest:
+    """sha256 over the file or the files of the folder, and the name of the dataset; its thread ends with the block.
+
+    Args:
+        movie: file or folder.
+        dataset: which movie, in a file or folder with several.
+    """
+
+    def __init__(self, movie: Path, dataset: str | None) -> None:
+        self._movie, self._dataset = movie, dataset
+        self._total, self._done, self._digest = 0, 0, ""
+        self._error: OSError | None = None
+        self._unwanted = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._unwanted.set()
+        self._thread.join()
+
+    def wait(self, progress: ProgressCallback) -> str:
+        """The digest, 64 hexadecimal digits.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        while self._thread.is_alive():
+            progress(Progress("check the movie", self._done, max(self._total, 1)))
+            self._thread.join(REPORT_SECONDS)
+        if self._error is not None:
+            problem = f"cannot be read ({self._error.strerror})"
+            raise InputError(problem, where=self._movie, advice="Copy the movie again.") from self._error
+        progress(Progress("check the movie", self._total, self._total))
+        return self._digest
+
+    def _run(self) -> None:
+        try:
+            movie = self._movie
+            files = sorted(path for path in movie.rglob("*") if path.is_file()) if movie.is_dir() else [movie]
+            self._total = sum(file.stat().st_size for file in files)
+            state = hashlib.sha256(json.dumps([self._dataset or "", [file.relative_to(movie).as_posix() for file in files]]).encode())
+            room = memoryview(bytearray(READ_BYTES))
+            for file in files:
+                with file.open("rb", buffering=0) as stream:
+                    while (count := stream.readinto(room)) and not self._unwanted.is_set():
+                        state.update(room[:count])
+                        self._done += count
+            self._digest = state.hexdigest()
+        except OSError as error:
+            self._error = error
