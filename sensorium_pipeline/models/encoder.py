@@ -18,9 +18,12 @@ from sensorium_pipeline.models.modulator import Modulator
 from sensorium_pipeline.models.readouts.factorised import FactorisedReadout
 from sensorium_pipeline.models.readouts.gaussian import GaussianReadout, source_grid
 from sensorium_pipeline.models.shifter import Shifter
+from sensorium_pipeline.models.vector_functions import settle_vector_functions
 from sensorium_pipeline.training.data import SessionDescription
 
 _CONFIGURATION = "configuration"
+
+settle_vector_functions()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
     sys.path.insert(0, str(SUBMISSION))
     module, function = job["entry_point"].split(":")
     build = getattr(importlib.import_module(module), function, None)
+    if "torch" in sys.modules:
+        from sensorium_pipeline.models.vector_functions import settle_vector_functions
+
+        settle_vector_functions()
     if not callable(build):
         raise Unusable(f"{module} has no function {function}")
     seconds = job["checkpoint_seconds"]

@@ -19,7 +19,7 @@ from sensorium_pipeline.storage.collection import CHECKPOINTS
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.run import run_submission
 
-STEPS = 8
+STEPS = 40  # two seconds: enough for a stop to be noticed on a busy machine
 # Random draws from a generator that goes on: leaving one out, or drawing one twice, changes everything after it.
 STEPPING = """
     import io, json, time
