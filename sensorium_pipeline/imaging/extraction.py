@@ -157,7 +157,7 @@ class _Extraction:
         return CorrectedMovie(path, self.movie.frames, self.movie.height, self.movie.width, dtype)
 
     def _motion(self) -> tuple[xr.Dataset, CorrectedMovie]:
-        from sensorium_pipeline.imaging.motion import correct_motion  # loads torch, which the other stages do not need
+        from sensorium_pipeline.imaging.motion import correct_motion  # loads compiled code, which the other stages do not need
 
         with ThreadPoolExecutor(1) as pool:
             light = pool.submit(measure_light, self.movie)  # meanwhile

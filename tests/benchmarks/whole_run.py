@@ -138,13 +138,27 @@ def run_caiman(movie: Path, folder: Path, cores: list[int], python: str, piecewi
     return Found(seconds, peak, masks, traces, record["stages_s"])
 
 
-def report(name: str, found: Found, truth: TrueCells) -> None:
+def report(name: str, found: Found, truth: TrueCells) -> dict[int, float]:
+    """Print one program's line; the correlation of the trace of each true cell that it found and that is ever active."""
     visible, everything = (score_detection(truth, found.masks, visible_only=only) for only in (True, False))
-    correlations = score_traces(truth, found.traces, everything.pairs)
+    active = np.array([pair for pair in everything.pairs if np.ptp(truth.traces[pair[0]]) > 0], int).reshape(-1, 2)
+    correlations = score_traces(truth, found.traces, active)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.stages.items())
     print(
         f"  {name:12}{found.seconds:8.1f} s {found.peak:6.2f} GB   F1 {visible.f1:.3f} (all cells {everything.f1:.3f})"
         f"   precision {visible.precision:.3f} recall {visible.recall:.3f}   traces {np.median(correlations):.3f}   {stages}",
+        flush=True,
+    )
+    return dict(zip(active[:, 0].tolist(), correlations.tolist(), strict=True))
+
+
+def compare(name: str, peer: Found, peer_traces: dict[int, float], ours: Found, traces: dict[int, float]) -> None:
+    # A program that finds only the strongest cells has the better median over what it found.
+    both = sorted(traces.keys() & peer_traces.keys())
+    print(
+        f"  {name} / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory; "
+        f"traces of the {len(both)} cells that both find: {name} {np.median([peer_traces[cell] for cell in both]):.3f}, "
+        f"ours {np.median([traces[cell] for cell in both]):.3f}",
         flush=True,
     )
 
@@ -178,15 +192,13 @@ def main() -> None:
         print(f"{name}: {len(truth.snr)} cells, {truth.visible.sum()} of them visible", flush=True)
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             ours = run_ours(movie, Path(folder), cores)
-            report("ours", ours, truth)
+            traces = report("ours", ours, truth)
             if suite2p:
                 peer = run_suite2p(movie, Path(folder), cores, suite2p, tools / "peers/time_suite2p.py")
-                report("suite2p", peer, truth)
-                print(f"  suite2p / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory")
+                compare("suite2p", peer, report("suite2p", peer, truth), ours, traces)
             if arguments.caiman:
                 peer = run_caiman(movie, Path(folder), cores, arguments.caiman, name.startswith("warp"))
-                report("CaImAn", peer, truth)
-                print(f"  CaImAn / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory")
+                compare("CaImAn", peer, report("CaImAn", peer, truth), ours, traces)
     if not (suite2p and arguments.caiman):
         print(RECORDED)
 
