@@ -135,7 +135,7 @@ def first_night(world: World, isolated: None, prefect_api: str, on_cluster: str,
         ("baseline", baseline, "sensorium"),
         ("baseline", baseline, "sensorium+"),
         ("sharp", write_file_submission(sent / "sharp", "Sharp", SENSORIUM, true_predictions(workspace, SENSORIUM, 0.3)), "sensorium"),
-        ("blurred", write_file_submission(sent / "blurred", "Blurred", SENSORIUM, true_predictions(workspace, SENSORIUM, 4)), "sensorium"),
+        ("blurred", write_file_submission(sent / "blurred", "Blurred", SENSORIUM, true_predictions(workspace, SENSORIUM, 6)), "sensorium"),
         ("unlucky", write_code(sent / "crashing", "Crashing", CRASHING), "sensorium"),
         ("leaking", write_code(sent / "leaking", "Leaking", LEAKING), "sensorium"),
         ("curious", write_code(sent / "prying", "Prying", prying), "sensorium"),
@@ -202,9 +202,8 @@ def test_the_published_table_ranks_by_what_is_true_and_gives_reasons(first_night
     assert second.difference_to_leader is not None
     assert leader.score is not None
     assert second.score is not None
-    # Six images cannot always tell two models apart, so the interval may reach 0; the difference is that of the two scores.
     assert second.difference_to_leader.value == pytest.approx(second.score.value - leader.score.value)
-    assert second.difference_to_leader.low < second.difference_to_leader.value < min(0, second.difference_to_leader.high)
+    assert second.difference_to_leader.high < 0
     assert leader.score.value > 0.8
 
 
