@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("sessions", rich_help_panel=PANEL)(list_sessions)
     app.command(rich_help_panel=PANEL)(show)
+    app.command(rich_help_panel=PANEL)(download)
     app.command("import-release", rich_help_panel=PANEL)(import_release)
     app.command("export-release", rich_help_panel=PANEL)(export_release)
     app.command(rich_help_panel=PANEL)(release)
@@ -51,6 +52,22 @@ def show(session: Annotated[str, typer.Argument(help="Name of the session.")], r
     console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
     url = dataset_url(workspace.open, summary.session.open_digest)
     console.print(f'xarray.open_datatree("{url}", engine="zarr")', highlight=False)
+
+
+def download(
+    session: Annotated[str, typer.Argument(help="Name of the session.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for it; run again after an interruption, it fetches what is missing.")],
+    root: Root = None,
+) -> None:
+    """Copy the open part of a published session to this machine, every file checked against its digest."""
+    from sensorium_pipeline.sessions.catalogue import read_session
+    from sensorium_pipeline.storage import download_files
+
+    store = workspace_of(root).open
+    digest = read_session(store, session)[1].open_digest
+    with progress_bars() as bars:
+        download_files(store, digest, out, progress=bars)
+    console.print(f'session {session}, digest {digest[:12]}: xarray.open_datatree("{out}", engine="zarr")', highlight=False)
 
 
 def release(

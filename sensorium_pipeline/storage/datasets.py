@@ -14,6 +14,8 @@ from sensorium_pipeline.storage.manifests import DatasetReference, FileEntry, Ma
 from sensorium_pipeline.storage.staging import digest_entries, stage
 from sensorium_pipeline.storage.store import Store
 
+PART = ".part"
+
 
 def write_dataset(store: Store, tree: xr.DataTree, *, progress: ProgressCallback = silent) -> DatasetReference:
     """Store a tree as zarr v3; the same content has the same digest, and what is there already is not kept twice.
@@ -116,13 +118,15 @@ def download_files(store: Store, digest: str, folder: Path, *, progress: Progres
         store: from where.
         digest: which dataset.
         folder: made where it does not exist; files already there with the right digest are kept, others of these names replaced.
+            It may hold nothing else, so that two versions of a dataset never mix.
         progress: receives bytes.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder holds other files, or cannot be written.
         PlatformError: the stored bytes are not those that were written.
     """
     prefix, manifest = read_manifest(store, digest)
+    _refuse_other_files(folder, manifest)
     total = sum(entry.size for entry in manifest.files)
     done = 0
     for entry in manifest.files:
@@ -160,7 +164,7 @@ def verify_dataset(store: Store, digest: str, *, progress: ProgressCallback = si
 def _download(store: Store, path: str, entry: FileEntry, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Under its name the file is whole or absent.
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(target.name + PART)
     with part.open("wb") as stream:
         for start in range(0, entry.size, READ_BYTES):
             stream.write(store.read_range(path, start, min(start + READ_BYTES, entry.size)))
@@ -168,6 +172,13 @@ def _download(store: Store, path: str, entry: FileEntry, target: Path) -> None:
         part.unlink()
         raise _differs(f"{store.url}/{path}")
     os.replace(part, target)
+
+
+def _refuse_other_files(folder: Path, manifest: Manifest) -> None:
+    known = {entry.path for entry in manifest.files}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix().removesuffix(PART) not in known:
+            raise InputError("the folder holds a file that does not belong to this dataset", where=path, advice="Choose an empty folder")
 
 
 def _differs(where: str) -> PlatformError:

@@ -35,6 +35,20 @@ def test_sessions_and_show(sensorium, world: World) -> None:
     assert SENSORIUM_PLUS in sensorium("sessions", "--root", world.root).out
 
 
+def test_downloaded_session_is_the_published_one(sensorium, world: World, tmp_path) -> None:
+    said = sensorium("download", SENSORIUM, tmp_path / "mouse", "--root", world.root)
+    assert said.code == 0, said.error
+    with xr.open_datatree(said.out.split('open_datatree("')[1].split('"')[0], engine="zarr") as tree:
+        assert tree.attrs["session"] == SENSORIUM
+    (tmp_path / "mouse" / "zarr.json").unlink()
+    assert sensorium("download", SENSORIUM, tmp_path / "mouse", "--root", world.root).code == 0
+    assert (tmp_path / "mouse" / "zarr.json").exists()
+    (tmp_path / "mouse" / "notes.txt").write_text("mine")
+    assert_one_error(sensorium("download", SENSORIUM, tmp_path / "mouse", "--root", world.root), "does not belong", "notes.txt")
+    assert_one_error(sensorium("download", "9-9-9", tmp_path / "other", "--root", world.root), "9-9-9")
+    assert not (tmp_path / "other").exists()
+
+
 def test_nothing_secret_is_listed(sensorium, world: World) -> None:
     lab_digests = {path.name for path in (world.folder / "workspace" / "lab" / "manifests").rglob("*")}
     for arguments in (["sessions"], ["show", SENSORIUM], ["audit"]):

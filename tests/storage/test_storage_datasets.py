@@ -321,12 +321,17 @@ class TestBadInput:
         (tmp_path / "out/b").mkdir(parents=True)
         (tmp_path / "out/a").write_bytes(b"one")
         (tmp_path / "out/b/c").write_bytes(b"tw!")
+        (tmp_path / "out/b/c.part").write_bytes(b"t")
         kept = (tmp_path / "out/a").stat().st_mtime_ns
         download_files(local_store, reference.digest, tmp_path / "out")
         assert (tmp_path / "out/b/c").read_bytes() == b"two"
         assert (tmp_path / "out/a").stat().st_mtime_ns == kept
         assert sorted(file.name for file in (tmp_path / "out").rglob("*") if file.is_file()) == ["a", "c"]
         (tmp_path / "file").write_bytes(b"")
+        other = write_files(local_store, {"a": b"one"})
+        with pytest.raises(InputError, match="does not belong") as caught:
+            download_files(local_store, other.digest, tmp_path / "out")
+        assert caught.value.where == str(tmp_path / "out/b/c")
         with pytest.raises(InputError, match="cannot write"):
             download_files(local_store, reference.digest, tmp_path / "file")
 
