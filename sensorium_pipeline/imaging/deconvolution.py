@@ -145,8 +145,7 @@ def _infer(
     trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters, result: Deconvolution, neuron: int
 ) -> None:
     """Fill the row `neuron` of the result from one trace (frames,) less its slow baseline."""
-    missing = np.isnan(trace)
-    mean, variance = _moments(trace)
+    known, mean, variance = _moments(trace)
     result.noise[neuron] = noise
     result.baseline[neuron] = mean
     noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))
@@ -154,29 +153,31 @@ def _infer(
         kinetics = _kinetics(trace, noise, frame_rate, parameters)
         found = explain(trace, kinetics.decay * frame_rate, kinetics.rise * frame_rate, kinetics.noise)
         height = kernel_height(kinetics.decay * frame_rate, kinetics.rise * frame_rate)
-        result.activity[neuron] = _moved_back(found.activity * height, kinetics.late(frame_rate))
+        _move_back(found.activity, height, kinetics.late(frame_rate), result.activity[neuron])
         result.noise[neuron] = kinetics.noise
         result.denoised[neuron] = found.calcium
         result.baseline[neuron] = found.baseline
         result.time_constants[neuron] = (kinetics.decay, kinetics.rise)[: parameters.order]
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)
-    result.activity[neuron, missing] = np.nan
-    result.denoised[neuron, missing] = np.nan
+    if known < len(trace):
+        missing = np.isnan(trace)
+        result.activity[neuron, missing] = np.nan
+        result.denoised[neuron, missing] = np.nan
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _moments(trace):  # type: ignore[no-untyped-def]
-    """Mean and variance of the known frames."""
+    """Number of the known frames, their mean and variance."""
     known, total, squares = 0, 0.0, 0.0
     for value in trace:
-        if value == value:
-            known += 1
-            total += value
+        present = value == value
+        known += present
+        total += np.float64(value) if present else 0.0
     mean = total / max(known, 1)
     for value in trace:
-        if value == value:
-            squares += (value - mean) ** 2
-    return mean, squares / max(known, 1)
+        deviation = np.float64(value) - mean if value == value else 0.0
+        squares += deviation * deviation
+    return known, mean, squares / max(known, 1)
 
 
 def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters) -> Kinetics:
@@ -190,9 +191,14 @@ def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, param
     return replace(found, noise=min(found.noise * np.sqrt(size), noise))
 
 
-def _moved_back(activity: NDArray[np.float32], late: float) -> NDArray[np.float32]:
-    """Activity (frames,) less what it comes late, in frames."""
-    whole = min(int(late), len(activity))
-    part = np.float32(late - int(late))
-    later = np.append(activity[whole:], np.zeros(whole + 1, np.float32))
-    return (1 - part) * later[:-1] + part * later[1:]
+@numba.njit(nogil=True, cache=True)
+def _move_back(jumps, height, late, activity):  # type: ignore[no-untyped-def]
+    """Write `jumps` times `height` less what they come late, in frames, to `activity`, all (frames,)."""
+    frames = len(jumps)
+    whole = min(int(late), frames)
+    later = np.float32(late - int(late)) * height
+    now = height - later
+    for frame in range(frames - whole - 1):
+        activity[frame] = now * jumps[frame + whole] + later * jumps[frame + whole + 1]
+    for frame in range(max(frames - whole - 1, 0), frames):
+        activity[frame] = now * jumps[frame + whole] if frame + whole < frames else np.float32(0)

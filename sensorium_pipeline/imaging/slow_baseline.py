@@ -26,14 +26,15 @@ def slow_baseline(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.
     return baseline
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
     """Write the baseline of one trace to `slow`: linear between the centres of windows that are known well enough, constant outside."""
     bins = len(trace) // size
-    means = np.empty(bins)
+    means, part = np.empty(bins), np.empty(window)
     for index in range(bins):
         total, known = 0.0, 0
-        for value in trace[index * size : (index + 1) * size]:
+        for frame in range(index * size, (index + 1) * size):
+            value = np.float64(trace[frame])
             if value == value:
                 total += value
                 known += 1
@@ -41,15 +42,44 @@ def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
     before, value_before = -1.0, 0.0  # centre and value of the last window; none yet
     frame = 0
     for begin in range(0, bins - window + 1, step):
-        part = means[begin : begin + window]
-        part = np.sort(part[~np.isnan(part)])
-        if len(part) < window / 4:
+        known = 0
+        for value in means[begin : begin + window]:
+            if value == value:
+                part[known] = value
+                known += 1
+        if known < window / 4:
             continue
-        centre, value = (begin + window / 2) * size - 0.5, part[int(PERCENTILE / 100 * len(part))]
-        while frame < len(slow) and frame <= centre:
-            slow[frame] = value if before < 0 else value_before + (value - value_before) * (frame - before) / (centre - before)
-            frame += 1
-        before, value_before = centre, value
-    while frame < len(slow):
-        slow[frame] = value_before
-        frame += 1
+        centre, value = (begin + window / 2) * size - 0.5, _smallest(part[:known], int(PERCENTILE / 100 * known))
+        stop = min(int(centre) + 1, len(slow))
+        if before < 0:
+            slow[frame:stop] = value
+        else:
+            slope = (value - value_before) / (centre - before)
+            for each in range(frame, stop):
+                slow[each] = value_before + slope * (each - before)
+        frame, before, value_before = stop, centre, value
+    slow[frame:] = value_before
+
+
+@numba.njit(nogil=True, cache=True)
+def _smallest(values, rank):  # type: ignore[no-untyped-def]
+    """The value of a rank, from nought, of values without NaN, which it reorders (Hoare's selection)."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot, left, right = values[(low + high) // 2], low, high
+        while left <= right:
+            while values[left] < pivot:
+                left += 1
+            while values[right] > pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if rank <= right:
+            high = right
+        elif rank >= left:
+            low = left
+        else:
+            break
+    return values[rank]
