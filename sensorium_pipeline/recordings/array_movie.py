@@ -1,7 +1,5 @@
 """Movies that are arrays: datasets of HDF5 files, and zarr of version 2 and 3."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,29 +10,14 @@ import zarr
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
+from sensorium_pipeline.recordings.hdf5 import not_hdf5, survive_hdf5
 
 Found = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and type of datasets by their names."""
 
 
-_LOOK = """
-import sys, h5py
-
-def look(name, item):
-    for key in item.attrs:
-        item.attrs[key]
-    if isinstance(item, h5py.Dataset) and item.shape:
-        item[:1] if item.ndim > 2 or item.size > 10_000_000 else item[()]
-        item[-1:]
-
-with h5py.File(sys.argv[1], "r") as file:
-    file.visititems(look)
-"""
-_LOOK_SECONDS = 120.0
-
-
 @dataclass(frozen=True)
-class _ArrayMovie:
+class ArrayMovie:
     """A dataset (frames, y, x) of a file or folder."""
 
     path: Path
@@ -59,7 +42,7 @@ class _ArrayMovie:
 
 
 @dataclass(frozen=True)
-class Hdf5Movie(_ArrayMovie):
+class Hdf5Movie(ArrayMovie):
     """A dataset (frames, y, x) of an HDF5 file."""
 
     def read(self, start: int, stop: int) -> Frames:
@@ -73,7 +56,7 @@ class Hdf5Movie(_ArrayMovie):
 
 
 @dataclass(frozen=True)
-class ZarrMovie(_ArrayMovie):
+class ZarrMovie(ArrayMovie):
     """A zarr array (frames, y, x)."""
 
     def read(self, start: int, stop: int) -> Frames:
@@ -84,20 +67,6 @@ class ZarrMovie(_ArrayMovie):
             return np.asarray(array[start:stop], dtype=self.dtype)
         except Exception as error:  # zarr and its codecs raise exceptions of every kind on damaged chunks
             raise unreadable(self.path, self.dataset, error) from error
-
-
-def survive_hdf5(path: Path) -> None:
-    """Look at an HDF5 file in a process of its own: some damaged files make the library crash, which no exception tells.
-
-    Raises:
-        InputError: when the library crashed or did not end; what it merely refuses, opening the file says.
-    """
-    try:
-        looked = subprocess.run([sys.executable, "-c", _LOOK, str(path)], capture_output=True, timeout=_LOOK_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError("cannot be read: the HDF5 library does not come to an end", where=path, advice=COPY_AGAIN) from error
-    if looked.returncode < 0:
-        raise InputError("cannot be read: it makes the HDF5 library crash", where=path, advice=COPY_AGAIN)
 
 
 def open_hdf5(path: Path, dataset: str | None) -> Hdf5Movie:
@@ -158,13 +127,6 @@ def choose(path: Path, dataset: str | None, found: Found) -> str:
     if not movies:
         raise InputError("has no dataset of three dimensions", where=path, advice=f"A movie is (frames, y, x). It has: {_listed(found)}.")
     raise InputError(f"has {len(movies)} datasets of three dimensions", where=path, advice=f"Name one of: {', '.join(movies)}.")
-
-
-def not_hdf5(path: Path, error: Exception) -> InputError:
-    """The error for a file that the HDF5 library refuses to open."""
-    if isinstance(error, BlockingIOError) or "lock" in str(error):
-        return InputError("is still open for writing in another program", where=path, advice="Wait until the recording has ended.")
-    return InputError(f"cannot be read as an HDF5 file ({brief(error)})", where=path, advice=COPY_AGAIN)
 
 
 def unreadable(path: Path, dataset: str, error: Exception) -> InputError:

@@ -8,66 +8,43 @@ of its time stamps, or else the imaging plane's. Source: the NWB core schema 2.x
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.array_movie import not_hdf5, survive_hdf5, unreadable
+from sensorium_pipeline.recordings.array_movie import ArrayMovie, unreadable
 from sensorium_pipeline.recordings.frames import Frames, check_range, checked_shape
+from sensorium_pipeline.recordings.hdf5 import not_hdf5, survive_hdf5
 
 _SERIES = ("TwoPhotonSeries", "OnePhotonSeries")
 _METRES = {"meters": 1e6, "metres": 1e6, "m": 1e6, "millimeters": 1e3, "mm": 1e3, "micrometers": 1.0, "microns": 1.0, "um": 1.0}
 
 
 @dataclass(frozen=True)
-class NwbMovie:
-    """One plane of a series of an NWB file.
+class NwbMovie(ArrayMovie):
+    """One plane of a series of an NWB file; `dataset` is the path of the series inside the file.
 
     Attributes:
-        path: the file.
-        series: its path inside the file.
         plane: of a volume; None where the series has one plane without an axis of its own.
-        shape: (frames, y, x).
-        dtype: of a pixel.
         frame_rate: Hz; None where the file does not say it.
         pixel_size: (y, x) in micrometres; None where the file does not say it.
     """
 
-    path: Path
-    series: str
     plane: int | None
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
     frame_rate: float | None
     pixel_size: tuple[float, float] | None
-
-    @property
-    def frames(self) -> int:
-        """Number of frames."""
-        return self.shape[0]
-
-    @property
-    def height(self) -> int:
-        """Lines of a frame."""
-        return self.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Pixels of a line."""
-        return self.shape[2]
 
     def read(self, start: int, stop: int) -> Frames:
         """Frames start..stop-1 (stop - start, y, x)."""
         check_range(self, start, stop, self.path)
         try:
             with h5py.File(self.path, "r") as file:
-                data = file[self.series]["data"]
+                data = file[self.dataset]["data"]
                 frames = data[start:stop] if self.plane is None else data[start:stop, :, :, self.plane]
                 return np.ascontiguousarray(np.asarray(frames, dtype=self.dtype).transpose(0, 2, 1))
         except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and more on damaged files
-            raise unreadable(self.path, self.series, error) from error
+            raise unreadable(self.path, self.dataset, error) from error
 
 
 def open_nwb(path: Path, dataset: str | None) -> NwbMovie:
@@ -137,9 +114,9 @@ def _open(file: h5py.File, path: Path, wanted: str | None, plane: int | None) ->
     return NwbMovie(
         path,
         name,
-        plane,
         checked_shape(shape, data.dtype, path, name),
         data.dtype.newbyteorder("="),
+        plane,
         _frame_rate(series),
         _pixel_size(series),
     )

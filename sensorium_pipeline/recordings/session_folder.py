@@ -27,6 +27,7 @@ from sensorium_pipeline.recordings.beside import read_pupil, read_treadmill
 from sensorium_pipeline.recordings.clocks import longest_block
 from sensorium_pipeline.recordings.dewarping import dewarped_width
 from sensorium_pipeline.recordings.geometry import PlaneGeometry
+from sensorium_pipeline.recordings.hdf5 import survive_hdf5
 from sensorium_pipeline.recordings.raw_session import RawSession, RecordingDescription
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, open_scanimage
 from sensorium_pipeline.recordings.scanimage_header import ScanHeader
@@ -91,6 +92,7 @@ def open_session(path: Path) -> RawSession:
     recording = open_scanimage(scan_files, dewarp=toml.recording.dewarp)
     description = _describe(path, toml, recording, warnings)
     channel = _channel(path / SESSION_FILE, toml.recording.channel, recording.header.channels, warnings)
+    survive_hdf5(path / SYNC, path / TREADMILL)
     sync = SyncFile(path / SYNC, description.name)
     frame_times, plane_delays, zero = _frame_times(recording, sync, path, warnings)
     end = float(frame_times[-1] + 1 / recording.header.volume_rate)

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.frames import COPY_AGAIN
+from sensorium_pipeline.recordings.hdf5 import not_hdf5
 
 CHUNK = 1 << 20
-_COPY = "The file is damaged or was cut off while it was copied: copy it again."
 
 
 def read_columns(path: Path, columns: Sequence[str], *, may_lack: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
@@ -50,7 +51,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, skipinitialspace=True)
     except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"cannot be read as a table ({str(error).splitlines()[0][:120]})", where=path, advice=_COPY) from error
+        raise InputError(f"cannot be read as a table ({str(error).splitlines()[0][:120]})", where=path, advice=COPY_AGAIN) from error
     lacking = [name for name in columns if name not in table.columns]
     if lacking:
         raise InputError(
@@ -59,7 +60,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             advice=f"It has: {', '.join(map(str, table.columns))}.",
         )
     if len(table) == 0:
-        raise InputError("has no rows", where=path, advice=_COPY)
+        raise InputError("has no rows", where=path, advice=COPY_AGAIN)
     return table
 
 
@@ -104,7 +105,7 @@ class Hdf5Table:
         except (TypeError, ValueError):
             number = float("nan")
         if not 0 < number < float("inf"):
-            raise InputError(f"attribute {name!r} is {value!r}, not a positive number", where=self.path, advice=_COPY)
+            raise InputError(f"attribute {name!r} is {value!r}, not a positive number", where=self.path, advice=COPY_AGAIN)
         return number
 
     def vector(self, name: str) -> NDArray[np.generic]:
@@ -127,7 +128,7 @@ class Hdf5Table:
         except InputError:
             raise
         except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ValueError and more on damaged files
-            raise InputError(f"cannot be read as an HDF5 file ({type(error).__name__})", where=self.path, advice=_COPY) from error
+            raise not_hdf5(self.path, error) from error
 
     def _dataset(self, file: Any, name: str) -> Any:
         item = file.get(name)
@@ -136,7 +137,7 @@ class Hdf5Table:
             file.visititems(lambda path, thing: found.append(path) if isinstance(thing, h5py.Dataset) else None)
             raise InputError(f"lacks the dataset {name!r}", where=self.path, advice=f"It has: {', '.join(found) or 'none'}.")
         if item.shape is None or len(item.shape) != 1 or item.dtype.kind not in "iuf" or item.size > 1 << 34:
-            raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=_COPY)
+            raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=COPY_AGAIN)
         return item
 
 

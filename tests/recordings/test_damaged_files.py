@@ -191,6 +191,15 @@ def test_a_file_that_crashes_the_library(tmp_path: Path) -> None:
         open_movie(path)
 
 
+@pytest.mark.parametrize("write", [write_hdf5, write_nwb])
+def test_a_file_that_was_cut_off_is_to_be_copied_again(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    """HDF5's own words for it hold "lock", as those for a file that another program holds do."""
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"cannot be read as an HDF5 file .*copy it again"):
+        open_movie(path)
+
+
 if __name__ == "__main__":
     for number, kind in enumerate(KINDS):
         place = Path(sys.argv[1]) / str(number)

@@ -186,6 +186,18 @@ def test_corrupted_tables_end_in_input_errors(damaged: Callable[[], Path], name:
             assert len(session.stimulus)
 
 
+@pytest.mark.parametrize("name", ["sync.h5", "treadmill.h5"])
+def test_a_file_that_crashes_the_hdf5_library(damaged: Callable[[], Path], name: str) -> None:
+    """One byte in the type of an attribute is enough: HDF5 follows it into memory that is not its own."""
+    raw = damaged()
+    changed = bytearray((raw / name).read_bytes())
+    changed[changed.index(b"session\0") + 9] = 29
+    (raw / name).write_bytes(changed)
+    with pytest.raises(InputError, match="makes the HDF5 library crash") as caught:
+        open_session(raw)
+    assert caught.value.where.endswith(name)
+
+
 def test_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         open_session(tmp_path / "nothing")

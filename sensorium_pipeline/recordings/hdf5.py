@@ -1,0 +1,72 @@
+"""HDF5 files that may be damaged: some make the library crash or run for ever, which no exception tells."""
+
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.frames import COPY_AGAIN, brief
+
+# Attributes, first and last frames, vectors and scalars wholly. What raises an exception must not spare the rest.
+_LOOK = """
+import sys, h5py
+
+def look(name, item):
+    try:
+        for key in item.attrs:
+            item.attrs[key]
+        if not isinstance(item, h5py.Dataset) or item.shape is None:
+            return
+        if item.ndim == 0:
+            item[()]
+        elif item.ndim == 1:
+            for start in range(0, item.size, 1 << 20):
+                item[start : start + (1 << 20)]
+        else:
+            item[:1], item[-1:]
+    except Exception:
+        pass
+
+for path in sys.argv[1:]:
+    print(path, flush=True)
+    try:
+        with h5py.File(path, "r") as file:
+            look("", file)
+            file.visititems(look)
+    except Exception:
+        pass
+"""
+_LOOK_SECONDS = 120.0
+
+
+def survive_hdf5(*paths: Path) -> None:
+    """Look at HDF5 files in a process of its own; files that have not changed since they were looked at are not looked at again.
+
+    Raises:
+        InputError: when the library crashed or did not end; what is missing, or what it merely refuses, opening the file says.
+    """
+    present = [(path, path.stat()) for path in paths if path.is_file()]
+    _look(tuple((str(path), state.st_size, state.st_mtime_ns) for path, state in present))
+
+
+@lru_cache(maxsize=64)
+def _look(files: tuple[tuple[str, int, int], ...]) -> None:
+    try:
+        looked = subprocess.run(
+            [sys.executable, "-c", _LOOK, *(path for path, _, _ in files)], capture_output=True, timeout=_LOOK_SECONDS, check=False
+        )
+        code, begun = looked.returncode, looked.stdout
+    except subprocess.TimeoutExpired as error:
+        code, begun = None, error.stdout or b""
+    if code is None or code < 0:
+        problem = "the HDF5 library does not come to an end" if code is None else "it makes the HDF5 library crash"
+        where = begun.decode(errors="surrogateescape").splitlines()[-1:] or [files[0][0]]
+        raise InputError(f"cannot be read: {problem}", where=where[0], advice=COPY_AGAIN)
+
+
+def not_hdf5(path: Path, error: Exception) -> InputError:
+    """The error for a file that the HDF5 library refuses to open."""
+    if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+        return InputError("is still open for writing in another program", where=path, advice="Wait until the recording has ended.")
+    return InputError(f"cannot be read as an HDF5 file ({brief(error)})", where=path, advice=COPY_AGAIN)
