@@ -5,7 +5,7 @@ from prefect import flow
 from sensorium_pipeline.sessions.audit import AuditReport
 from sensorium_pipeline.sessions.release import choose_release
 from tasks.audit import audit_session
-from tasks.common import workspace_at
+from tasks.workspaces import workspace_at
 
 
 @flow(name="audit-release", flow_run_name="audit {release}")

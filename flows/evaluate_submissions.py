@@ -9,14 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from flows.publish_rankings import publish_rankings
 from sensorium_pipeline.compute import at_worker_start, cluster_address
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.evaluation import in_fair_order, is_current, list_jobs
+from sensorium_pipeline.evaluation import is_current
 from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
+from sensorium_pipeline.jobs import in_fair_order, list_jobs
 from sensorium_pipeline.sessions.release import choose_release
 from sensorium_pipeline.submissions.inbox import Decision, RequestDecision
 from sensorium_pipeline.submissions.isolation import report_isolation
 from tasks.cancellation import cancellable
-from tasks.common import WAITING, settings_for, workspace_at
+from tasks.common import WAITING
 from tasks.submission import SubmissionResult, evaluate_submission
+from tasks.workspaces import settings_for, workspace_at
 
 
 class EvaluationSummary(BaseModel):

@@ -8,10 +8,11 @@ from sensorium_pipeline.archive import archived_plane
 from sensorium_pipeline.compute import cluster_address
 from sensorium_pipeline.ingestion import finished_plane, finished_session, session_parameters
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
-from tasks.common import WAITING, settings_for, workspace_at
+from tasks.common import WAITING
 from tasks.plane import archive_plane, extract_plane
 from tasks.recording import check_recording
 from tasks.session import publish_session
+from tasks.workspaces import settings_for, workspace_at
 
 
 @flow(name="ingest-session", flow_run_name="ingest {raw}", task_runner=WAITING)

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.evaluation import Job, latest_evaluation, staging_area
+from sensorium_pipeline.evaluation import latest_evaluation
+from sensorium_pipeline.jobs import Job
+from sensorium_pipeline.prediction_runs import staging_area
 from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.sessions.catalogue import load_description
 from sensorium_pipeline.sessions.scaling import rescale

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.environment import code_version
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.evaluation import HIDDEN_TIERS, EvaluationRecord, Job, PredictionRecord, record_evaluation
+from sensorium_pipeline.evaluation import EvaluationRecord, inputs_digest, record_evaluation
+from sensorium_pipeline.jobs import Job
+from sensorium_pipeline.prediction_runs import PredictionRecord
 from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, ResampledScore, draw, resample_score
 from sensorium_pipeline.scoring import METRIC_VERSION, ScoreRecord, SessionScore, primary_metric, score_predictions
 from sensorium_pipeline.sessions.catalogue import load_description, load_hidden, load_inputs, read_binding, read_session
@@ -19,6 +21,8 @@ from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_
 from sensorium_pipeline.submissions.learning_curve import PICTURE, draw_learning_curves
 from sensorium_pipeline.submissions.predictions import Expected, Predictions, read_predictions, write_predictions
 from sensorium_pipeline.submissions.run import PREDICTIONS
+
+HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
 
 
 class TierScore(BaseModel):
@@ -67,7 +71,7 @@ def score(workspace: Workspace, job: Job, runs: Sequence[PredictionRecord]) -> E
     evaluation = EvaluationRecord(
         identifier=job.identifier,
         submission_digest=job.submission.digest,
-        inputs_digest=job.inputs_digest(),
+        inputs_digest=inputs_digest(job),
         runs=tuple(runs),
         ensemble_digest=ensemble,
         scores=tuple(keys),

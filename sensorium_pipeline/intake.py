@@ -13,7 +13,8 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
-from sensorium_pipeline.evaluation import Job, latest_evaluation
+from sensorium_pipeline.evaluation import latest_evaluation
+from sensorium_pipeline.jobs import Job
 from sensorium_pipeline.sessions.phases import Phase, dates_of, phase_at
 from sensorium_pipeline.sessions.release import Release, read_release
 from sensorium_pipeline.storage import MissingObjectError, Series, Workspace, read_file

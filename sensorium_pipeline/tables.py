@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from sensorium_pipeline.errors import InputError, OrganiserError
-from sensorium_pipeline.evaluation import EvaluationRecord, Job, is_current, latest_evaluation, list_jobs
+from sensorium_pipeline.evaluation import EvaluationRecord, is_current, latest_evaluation
 from sensorium_pipeline.hidden_scores import read_scores
+from sensorium_pipeline.jobs import Job, list_jobs
 from sensorium_pipeline.rankings.publication import Publication, content_digest, latest_publication
 from sensorium_pipeline.rankings.records import TIER_LABELS, Entry, RankingTable, Withdrawal
 from sensorium_pipeline.rankings.selection import which_counts

@@ -4,7 +4,8 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from sensorium_pipeline.sessions import audit
-from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
+from tasks.workspaces import workspace_at
 
 
 @task(

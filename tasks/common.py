@@ -1,4 +1,4 @@
-"""What every task shares: which workspace, and what is worth a second try."""
+"""What every task shares: where it runs, and what is worth a second try."""
 
 from typing import Any
 
@@ -8,8 +8,6 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from sensorium_pipeline.errors import SensoriumError
-from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import Workspace, open_workspace
 
 # Tasks only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is; and a worker that
 # dies takes no task run's state with it.
@@ -17,16 +15,6 @@ WAITING: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=32)  
 
 RETRIES = 2
 RETRY_DELAY = 5  # seconds
-
-
-def settings_for(root: str | None) -> Settings:
-    """The environment's settings, with another root where one is named."""
-    return Settings(root=root) if root else Settings()
-
-
-def workspace_at(root: str | None) -> Workspace:
-    """The workspace at a root, or the environment's."""
-    return open_workspace(settings_for(root))
 
 
 def worth_a_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -10,8 +10,9 @@ from sensorium_pipeline.compute import Channel, run_on_cluster
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_plane
 from sensorium_pipeline.progress import at_most_every
-from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
 from tasks.reporting import TaskProgress
+from tasks.workspaces import workspace_at
 
 REPORT_SECONDS = 0.5
 """Between two reports of a stage on their way from the worker."""

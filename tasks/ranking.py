@@ -9,7 +9,8 @@ from sensorium_pipeline.rankings.publication import Published, publish
 from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable
 from sensorium_pipeline.sessions.release import choose_release
 from sensorium_pipeline.tables import rank_all
-from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
+from tasks.workspaces import workspace_at
 
 
 @task(name="compute rankings", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)

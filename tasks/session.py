@@ -10,8 +10,9 @@ from sensorium_pipeline.imaging.plane_report import REPORT
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_session_parts
 from sensorium_pipeline.sessions.records import SessionParameters, SessionRecord
 from sensorium_pipeline.storage import Workspace, list_files, read_file
-from tasks.common import RETRIES, RETRY_DELAY, workspace_at, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
 from tasks.reporting import TaskProgress
+from tasks.workspaces import workspace_at
 
 LARGEST_ARTIFACT = 8 * 1024**2  # characters
 

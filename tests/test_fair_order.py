@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium_pipeline.evaluation import Job, in_fair_order
+from sensorium_pipeline.jobs import Job, in_fair_order
 from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.submissions.inbox import SubmissionRecord
 

@@ -128,7 +128,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say where each number of a submission came from, down to digests."""
-    from sensorium_pipeline.evaluation import find_job
+    from sensorium_pipeline.jobs import find_job
     from sensorium_pipeline.rankings.explain import explain as explain_row
     from sensorium_pipeline.sessions.release import choose_release
     from sensorium_pipeline.tables import rank as compute

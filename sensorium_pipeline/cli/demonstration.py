@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from sensorium_pipeline.cli.benchmark import print_ranking
 from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
-from sensorium_pipeline.evaluation import HIDDEN_TIERS
+from sensorium_pipeline.hidden_scores import HIDDEN_TIERS
 from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.rankings.records import RankingTable
 from sensorium_pipeline.recordings.simulation import simulate_recording, truth_folder

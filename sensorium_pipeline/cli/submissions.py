@@ -63,7 +63,7 @@ def check(
 
     Without a release in the workspace only the files are checked.
     """
-    from sensorium_pipeline.evaluation import stage_slice
+    from sensorium_pipeline.prediction_runs import stage_slice
     from sensorium_pipeline.sessions.release import choose_release
     from sensorium_pipeline.submissions.check import WholeRelease, check_submission
     from sensorium_pipeline.submissions.package import load_submission
@@ -229,7 +229,7 @@ def predict(
     The model runs in the same sandbox as in its evaluation.
     """
     from sensorium_pipeline.digital_twin import predict_twin
-    from sensorium_pipeline.evaluation import find_job
+    from sensorium_pipeline.jobs import find_job
     from sensorium_pipeline.pictures import read_images, write_responses
     from sensorium_pipeline.sessions.release import choose_release
 

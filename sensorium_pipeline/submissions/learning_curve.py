@@ -7,8 +7,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sensorium_pipeline.submissions.transfer import Epoch
 
@@ -22,6 +20,10 @@ def draw_learning_curves(curves: Mapping[str, Sequence[Epoch]]) -> bytes:
     Args:
         curves: label, such as "seed 0" -> its epochs.
     """
+    # Imported where it draws: a night with nothing new draws nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     loss, validation = figure.subplots(1, 2)
     for label, epochs in curves.items():

@@ -26,9 +26,10 @@ from pathlib import Path
 from small_world import MEAN_RESPONSE, RELEASE, SENSORIUM, World, build_world, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.compute import local_cluster
-from sensorium_pipeline.evaluation import list_jobs, predict
 from sensorium_pipeline.hidden_scores import score
 from sensorium_pipeline.intake import take_in
+from sensorium_pipeline.jobs import list_jobs
+from sensorium_pipeline.prediction_runs import predict
 from sensorium_pipeline.services import prefect_server
 from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.settings import Settings

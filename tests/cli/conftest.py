@@ -7,9 +7,10 @@ import pytest
 from command_line import Said, in_process
 from small_world import RELEASE, SENSORIUM, World, send, true_predictions, write_code, write_file_submission
 
-from sensorium_pipeline.evaluation import list_jobs, predict
 from sensorium_pipeline.hidden_scores import score
 from sensorium_pipeline.intake import take_in
+from sensorium_pipeline.jobs import list_jobs
+from sensorium_pipeline.prediction_runs import predict
 from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier

@@ -23,8 +23,9 @@ from small_world import (
 )
 
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.evaluation import find_job, latest_evaluation
+from sensorium_pipeline.evaluation import latest_evaluation
 from sensorium_pipeline.hidden_scores import read_scores
+from sensorium_pipeline.jobs import find_job
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.rankings.records import Row
 from sensorium_pipeline.sessions.release import change_phases, read_release

@@ -14,8 +14,10 @@ from distributed.client import Client
 from small_world import RELEASE, World, send, write_code
 
 from sensorium_pipeline.compute import local_cluster
-from sensorium_pipeline.evaluation import Job, PredictionRecord, find_job, latest_evaluation, predict
+from sensorium_pipeline.evaluation import latest_evaluation
 from sensorium_pipeline.intake import take_in
+from sensorium_pipeline.jobs import Job, find_job
+from sensorium_pipeline.prediction_runs import PredictionRecord, predict
 from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.isolation import probe_isolation

@@ -14,7 +14,8 @@ from distributed.client import Client
 from small_world import MEAN_RESPONSE, RELEASE, World, send, write_code
 
 from sensorium_pipeline.compute import local_cluster
-from sensorium_pipeline.evaluation import find_job, is_current
+from sensorium_pipeline.evaluation import is_current
+from sensorium_pipeline.jobs import find_job
 from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.isolation import probe_isolation
@@ -73,7 +74,7 @@ def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, c
         summary = night.result().result()
     assert [result.status for result in summary.evaluated] == ["scored", "scored"]
     # The Prefect tasks wait in threads of the flow: all that the cluster ever had are two smoke runs and four runs, each with its GPU.
-    assert Counter(key.partition("-")[0] for key in seen) == {"_try_out_on_worker": 2, "_predict_on_worker": 4}
+    assert Counter(key.partition("-")[0] for key in seen) == {"try_out_on_worker": 2, "predict_on_worker": 4}
     assert all(needs == {"GPU": 1.0} for needs in seen.values())
     assert most >= 1
 

@@ -9,9 +9,10 @@ from fake_entries import make_entries
 from small_world import RELEASE, SENSORIUM, World, send, token_for, true_predictions, write_file_submission
 
 from sensorium_pipeline.errors import OrganiserError
-from sensorium_pipeline.evaluation import list_jobs, predict
 from sensorium_pipeline.hidden_scores import score
 from sensorium_pipeline.intake import take_in
+from sensorium_pipeline.jobs import list_jobs
+from sensorium_pipeline.prediction_runs import predict
 from sensorium_pipeline.rankings import publish, rank_submissions
 from sensorium_pipeline.rankings.explain import explain
 from sensorium_pipeline.rankings.records import RankingTable, Row

@@ -11,8 +11,10 @@ from small_world import write_code
 from submission_samples import write_submission
 
 from sensorium_pipeline.errors import InputError, SubmissionError
-from sensorium_pipeline.evaluation import EvaluationRecord, Job, PredictionRecord, refuse
+from sensorium_pipeline.evaluation import EvaluationRecord, refuse
 from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
+from sensorium_pipeline.jobs import Job
+from sensorium_pipeline.prediction_runs import PredictionRecord
 from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.release import Release, ReleasedSession, change_phases
 from sensorium_pipeline.settings import Settings
