@@ -1,11 +1,12 @@
-"""Motion correction on hybrid movies with known truth: speed, error and memory, beside suite2p in the same run where it is installed.
+"""Motion correction on hybrid movies with known truth: speed, error and memory, beside suite2p and CaImAn in the same run.
 
-    python tests/benchmarks/motion.py [--movies rigid512 warp512 ...] [--seed 0] [--cores 2] [--folder FOLDER] [--peer PYTHON]
+    python tests/benchmarks/motion.py [--movies rigid512 ...] [--seed 0] [--cores 2] [--folder FOLDER] [--suite2p PYTHON] [--caiman PYTHON]
 
 Every movie is corrected in a process of its own on the cores given, so that its peak memory is its own. Errors are root mean squares in
 pixels and for one axis, less a constant offset: of the shift of whole frames, and of the displacement at the centres of 8 x 8 blocks. The
 bound is a bare forward and inverse Fourier transform of a frame, measured on the same cores in the same process. `make peers` makes the
-interpreter with suite2p (`.peers/bin/python`). Movies are made once, by the tool that lies beside the folder of real data, and kept.
+interpreter with suite2p (`.peers/bin/python`); CaImAn, piecewise where the movie is warped, must be built from its sources. Movies are
+made once, by the tool that lies beside the folder of real data, and kept.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "hybrid")
-    parser.add_argument("--peer", type=Path, help="interpreter of an environment with suite2p")
+    parser.add_argument("--suite2p", type=Path, help="interpreter of an environment with suite2p")
+    parser.add_argument("--caiman", type=Path, help="interpreter of an environment with CaImAn")
     parser.add_argument("--correct", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.correct:
@@ -150,7 +152,7 @@ def main() -> None:
             displacement = truth["displacement"]
         size = open_movie(path).height
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            ours, theirs = Path(folder) / "ours.npz", Path(folder) / "suite2p.npz"
+            ours, theirs = Path(folder) / "ours.npz", Path(folder) / "theirs.npz"
             # As the command line does: a BLAS whose threads wait by spinning takes the processor from those that work.
             environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
             subprocess.run([*bound_to, sys.executable, __file__, "--correct", str(path), str(ours)], check=True, env=environment)
@@ -163,8 +165,8 @@ def main() -> None:
                 f"{y:9.3f}{x:9.3f}{blocks:9.3f}{record['flagged']:9d}{record['peak']:9.2f}",
                 flush=True,
             )
-            if arguments.peer:
-                command = [*bound_to, str(arguments.peer), str(HERE / "peers/register_suite2p.py"), str(path), str(theirs)]
+            if arguments.suite2p:
+                command = [*bound_to, str(arguments.suite2p), str(HERE / "peers/register_suite2p.py"), str(path), str(theirs)]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(len(cores))}
                 subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 with np.load(theirs) as found:
@@ -174,8 +176,17 @@ def main() -> None:
                     whole = errors(rigid, found["rows"], found["columns"], displacement, size)
                     rate = len(displacement) / float(found["seconds"])
                 print(f"{'':12}{'suite2p':9}{rate:9.0f}{'':27}{y:9.3f}{x:9.3f}{blocks:9.3f}   rigid part alone {np.mean(whole[:2]):.3f}")
+            if arguments.caiman:
+                options = ["--motion-only", "--processes", str(len(cores)), *(["--piecewise"] if name.startswith("warp") else [])]
+                command = [*bound_to, str(arguments.caiman), str(HERE / "peers/run_caiman.py"), str(path), str(theirs), *options]
+                subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                with np.load(theirs) as found:
+                    fields = found["displacement"].transpose(0, 2, 3, 1)
+                    y, x, blocks = errors(fields, found["rows"], found["columns"], displacement, size)
+                    rate = len(displacement) / float(found["seconds"])
+                print(f"{'':12}{'CaImAn':9}{rate:9.0f}{'':27}{y:9.3f}{x:9.3f}{blocks:9.3f}", flush=True)
     print(f"errors in px, RMS; {len(cores)} cores; load of this machine {os.getloadavg()[0]:.1f}")
-    if not arguments.peer:
+    if not (arguments.suite2p and arguments.caiman):
         print(RECORDED)
 
 
