@@ -51,7 +51,7 @@ VARIABLES: dict[str, Variable] = {
     "detection_snr": Variable(("neuron",), "1", "signal-to-noise in the binned movie that cells were found in"),
     "kept": Variable(("neuron",), "1", "whether it is taken for a neuron"),
     "fluorescence": Variable(("neuron", "frame"), "count", f"brightness of a pixel of the footprint; {IN_FLAGGED}"),
-    "neuropil": Variable(("neuron", "frame"), "count", f"brightness of a pixel of the ring around it; {IN_FLAGGED}"),
+    "neuropil": Variable(("neuron", "frame"), "count", f"brightness of a pixel around it where no cell is; {IN_FLAGGED}"),
     "neuropil_coefficient": Variable(("neuron",), "1", "part of the neuropil that was subtracted"),
     "dff": Variable(("neuron", "frame"), "dF/F", f"change of the fluorescence over its baseline; {IN_FLAGGED}"),
     "activity": Variable(

@@ -1,8 +1,9 @@
 """What each cell did over time: fluorescence demixed from its neighbours', neuropil, and dF/F, in one pass over the movie.
 
 Fluorescence is the least-squares fit of all footprints and of each neuropil's brightness to every frame, so that what two cells share
-is counted once. Neuropil is the mean of a ring around the cell without the pixels of any cell (Chen et al. 2013); the part of it that
-is subtracted is fitted to the frames in which the cell is at rest, and stays near the usual 0.7 where they cannot tell.
+is counted once. Neuropil is what shines around the cell where no cell is (Chen et al. 2013), followed to the cell's centre by a local
+plane; the part of it that is subtracted is fitted to the frames in which the cell is at rest, and stays near the usual 0.7 where they
+cannot tell.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,9 @@ Float32 = NDArray[np.float32]
 CHUNK_BYTES = 16 * 2**20
 FRAMES_SOLVED = 1024  # at a time
 CELLS_A_BLOCK = 32  # whose dF/F is worked on at a time
-TOGETHER = 16  # frames whose values of a pixel lie side by side while they are weighed
+SQUARE = 8  # px, side of the squares that neuropil is summed over
+REACH = 2.5  # standard deviations at which the Gaussian of the neuropil ends
+DAMPING = 0.02  # of the slopes of neuropil
 USUAL_COEFFICIENT = 0.7
 PRIOR = 0.15  # standard deviation of the coefficient over cells
 
@@ -33,8 +36,9 @@ class TraceParameters(BaseModel):
     """Parameters of the traces.
 
     Attributes:
-        neuropil_gap: px between a cell's footprint and its ring.
-        neuropil_area: px that a ring has at least, where the field allows.
+        neuropil_gap: px between the footprints of all cells and what counts as neuropil.
+        neuropil_scale: px, standard deviation of the Gaussian that weighs the neuropil around a cell.
+        neuropil_area: px that these weights are worth at least; where cells leave too few, the Gaussian widens.
         mask: part of its maximum from which a footprint's pixels are used.
         baseline_window: s over which the baseline's percentile is taken.
         baseline_percentile: per cent.
@@ -43,6 +47,7 @@ class TraceParameters(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     neuropil_gap: int = 2
+    neuropil_scale: float = 12.0
     neuropil_area: int = 500
     mask: float = 0.05
     baseline_window: float = 180.0
@@ -55,7 +60,7 @@ class Traces:
 
     Attributes:
         fluorescence: (cells, frames) float32, counts of a pixel of the footprint, others' share removed.
-        neuropil: (cells, frames) float32, counts of a pixel of the ring.
+        neuropil: (cells, frames) float32, counts of a pixel around the cell where no cell is.
         neuropil_coefficient: (cells,) float32, part of the neuropil that is subtracted.
         dff: (cells, frames) float32, change of the corrected fluorescence over its baseline.
     """
@@ -87,54 +92,62 @@ def extract_traces(
         progress: told after every chunk.
         threads: at work at a time; the result does not depend on it.
     """
-    count, pixels = len(cells), movie.height * movie.width
+    count, shape = len(cells), (movie.height, movie.width)
+    pixels = shape[0] * shape[1]
     footprints = _footprints(cells, pixels, parameters.mask)
     own = _own_means(footprints)
-    both = scipy.sparse.csr_matrix(
-        scipy.sparse.vstack([own, _rings(footprints, cells.kept, movie.height, movie.width, parameters)]), dtype=np.float32
-    )
-    means = np.empty((2 * count, movie.frames), np.float32)
-    step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize) // TOGETHER, 1) * TOGETHER
-    # Pixels that no cell and no ring needs are not looked at.
-    used, place = np.unique(both.indices, return_inverse=True)
-    place = place.astype(np.int32)
+    free = _free(footprints, shape, parameters.neuropil_gap)
+    around = _surrounds(cells.centroids, free, parameters)
+    raw, neuropil = np.empty((2, count, movie.frames), np.float32)
+    step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize), 1)
+    outside = free.astype(np.float32)
 
     def work(start: int) -> int:
-        frames = movie.read(start, min(start + step, movie.frames)).reshape(-1, pixels)
-        _weigh(frames, used, both.indptr, place, both.data, means[:, start : start + len(frames)])
-        return start + len(frames)
+        frames = movie.read(start, min(start + step, movie.frames))
+        span = slice(start, start + len(frames))
+        squares = np.empty((around.shape[1], len(frames)), np.float32)
+        _weigh(frames.reshape(-1, pixels), own.indptr, own.indices, own.data, raw[:, span])
+        _sum_squares(frames, outside, SQUARE, squares)
+        neuropil[:, span] = around @ squares
+        return span.stop
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for done in pool.map(work, range(0, movie.frames, step)):
             progress(Progress("traces", done, movie.frames))
-    raw, rings = means[:count], means[count:]
-    fluorescence = _demix(raw, rings, footprints, own, cells.kept)
-    return _to_dff(fluorescence, rings, flagged, frame_rate, parameters, threads)
+    fluorescence = _demix(raw, neuropil, footprints, own, cells.kept)
+    return _to_dff(fluorescence, neuropil, flagged, frame_rate, parameters, threads)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _weigh(frames, used, starts, place, weights, result):  # type: ignore[no-untyped-def]
-    """Weighted sums of the pixels of frames (n, pixels), one for each row of a compressed sparse matrix, into result (rows, n).
-
-    `place` says which of the pixels `used` an entry of the matrix belongs to. A few frames at a time are turned so that the values of a
-    pixel lie side by side, and each weight multiplies them at once.
-    """
-    turned = np.zeros((len(used), TOGETHER), np.float32)
-    totals = np.zeros(TOGETHER, np.float32)
-    for first in range(0, len(frames), TOGETHER):
-        many = min(TOGETHER, len(frames) - first)
-        for entry in range(len(used)):
-            pixel = used[entry]
-            for n in range(many):
-                turned[entry, n] = frames[first + n, pixel]
+def _weigh(frames, starts, pixel, weights, result):  # type: ignore[no-untyped-def]
+    """Weighted sums of the pixels of frames (n, pixels), one for each row of a compressed sparse matrix, into result (rows, n)."""
+    for n in range(len(frames)):
+        frame = frames[n]
         for row in range(len(starts) - 1):
-            totals[:] = 0
+            total = np.float32(0)
             for entry in range(starts[row], starts[row + 1]):
-                weight, values = weights[entry], turned[place[entry]]
-                for n in range(TOGETHER):
-                    totals[n] += weight * values[n]
-            for n in range(many):
-                result[row, first + n] = totals[n]
+                total += weights[entry] * np.float32(frame[pixel[entry]])
+            result[row, n] = total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _sum_squares(frames, weights, side, result):  # type: ignore[no-untyped-def]
+    """Sums of the pixels of frames (n, y, x), times `weights` (y, x), over squares of `side` px into result (squares, n), row by row."""
+    height, width = weights.shape
+    columns = -(-width // side)
+    sums = np.empty(width, np.float32)
+    for n in range(len(frames)):
+        for row in range(-(-height // side)):
+            sums[:] = 0
+            for y in range(row * side, min((row + 1) * side, height)):
+                line, weight = frames[n, y], weights[y]
+                for x in range(width):
+                    sums[x] += weight[x] * np.float32(line[x])
+            for column in range(columns):
+                total = np.float32(0)
+                for x in range(column * side, min((column + 1) * side, width)):
+                    total += sums[x]
+                result[row * columns + column, n] = total
 
 
 def _footprints(cells: Cells, pixels: int, part: float) -> scipy.sparse.csr_matrix:
@@ -154,41 +167,52 @@ def _own_means(footprints: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
     return scipy.sparse.csr_matrix(scipy.sparse.diags(1 / np.maximum(totals, 1e-12)) @ footprints, dtype=np.float32)
 
 
-def _rings(
-    footprints: scipy.sparse.csr_matrix, kept: NDArray[np.bool_], height: int, width: int, parameters: TraceParameters
-) -> scipy.sparse.csr_matrix:
-    """Rows that turn a frame into the mean of each cell's ring; a ring grows until it is large enough, whatever shape the field leaves."""
-    occupied = np.zeros(height * width, bool)
-    occupied[footprints[np.flatnonzero(kept)].indices] = True
-    free = ~ndimage.binary_dilation(occupied.reshape(height, width))
-    rows, columns = [], []
-    for cell in range(footprints.shape[0]):
-        pixel = footprints.indices[footprints.indptr[cell] : footprints.indptr[cell + 1]]
-        y, x = np.divmod(pixel, width)
-        reach = 4
+def _free(footprints: scipy.sparse.csr_matrix, shape: tuple[int, int], gap: int) -> NDArray[np.bool_]:
+    """(y, x) pixels farther than `gap` px from every footprint; all of them where none is left."""
+    occupied = np.zeros(shape, bool)
+    occupied.ravel()[footprints.indices] = True
+    free = ndimage.distance_transform_edt(~occupied) > gap if occupied.any() else ~occupied
+    return free if free.any() else np.ones(shape, bool)
+
+
+def _surrounds(centroids: Float32, free: NDArray[np.bool_], parameters: TraceParameters) -> scipy.sparse.csr_matrix:
+    """Rows that turn sums over the free pixels of squares (squares,) into the brightness around each cell.
+
+    A plane is fitted to the squares around, weighted by a Gaussian (local linear regression, Fan and Gijbels 1996), so that neuropil that
+    is brighter on one side of the cell is not over- or underestimated. The Gaussian widens until it holds enough pixels.
+    """
+    rows, columns = (np.arange(0, side, SQUARE) for side in free.shape)
+    count, y, x = (
+        np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1).ravel()
+        for values in (free.astype(float), *(free * axis for axis in np.ogrid[: free.shape[0], : free.shape[1]]))
+    )
+    used = np.flatnonzero(count)
+    count, y, x = count[used], y[used] / count[used], x[used] / count[used]
+    squares: list[NDArray[np.int64]] = []
+    weights: list[NDArray[np.float64]] = []
+    for centre in centroids:
+        scale = parameters.neuropil_scale
         while True:
-            window = (slice(max(y.min() - reach, 0), y.max() + reach + 1), slice(max(x.min() - reach, 0), x.max() + reach + 1))
-            mask = np.ones((min(window[0].stop, height) - window[0].start, min(window[1].stop, width) - window[1].start), bool)
-            mask[y - window[0].start, x - window[1].start] = False
-            distance = ndimage.distance_transform_edt(mask)
-            ring = (distance > parameters.neuropil_gap) & (distance <= reach) & free[window]
-            if np.count_nonzero(ring) >= parameters.neuropil_area or reach > max(height, width):
+            offset = np.stack([(y - centre[0]) / scale, (x - centre[1]) / scale])
+            distance = np.sum(offset**2, axis=0)
+            near = np.flatnonzero(distance < REACH**2)
+            weight = count[near] * np.exp(-0.5 * distance[near])
+            total = weight.sum()
+            # Pixels that the weights are worth.
+            if len(near) == len(used) or total**2 > parameters.neuropil_area * np.sum(weight**2 / count[near]):
                 break
-            reach += 2
-        if not ring.any():
-            ring = mask  # a field full of cells: whatever is not the cell itself
-        ring_rows, ring_columns = np.nonzero(ring)
-        columns.append((ring_rows + window[0].start) * width + ring_columns + window[1].start)
-        rows.append(np.full(len(ring_rows), cell))
-    if not rows:
-        return footprints
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    weight = 1 / np.bincount(row, minlength=footprints.shape[0])[row]
-    return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, column)), shape=footprints.shape)
+            scale *= 1.3
+        powers = np.concatenate([np.ones((1, len(near))), offset[:, near]])
+        moments = (powers * weight) @ powers.T + DAMPING * total * np.diag([0.0, 1.0, 1.0])
+        squares.append(used[near])
+        weights.append(np.linalg.solve(moments, [1.0, 0.0, 0.0]) @ powers * weight / count[near])
+    cell = np.repeat(np.arange(len(centroids)), [len(near) for near in squares])
+    entries = (np.concatenate([np.empty(0), *weights]), (cell, np.concatenate([np.empty(0, np.int64), *squares])))
+    return scipy.sparse.csr_matrix(entries, (len(centroids), len(rows) * len(columns)), dtype=np.float32)
 
 
 def _demix(
-    raw: Float32, rings: Float32, footprints: scipy.sparse.csr_matrix, own: scipy.sparse.csr_matrix, kept: NDArray[np.bool_]
+    raw: Float32, neuropil: Float32, footprints: scipy.sparse.csr_matrix, own: scipy.sparse.csr_matrix, kept: NDArray[np.bool_]
 ) -> Float32:
     """Fluorescence of each cell once what its overlapping kept neighbours add is taken away.
 
@@ -205,7 +229,7 @@ def _demix(
     result = raw.copy()
     for start in range(0, raw.shape[1], FRAMES_SOLVED):
         span = slice(start, start + FRAMES_SOLVED)
-        result[real, span] -= (others @ (raw[real, span] - rings[real, span]).astype(np.float64)).astype(np.float32)
+        result[real, span] -= (others @ (raw[real, span] - neuropil[real, span]).astype(np.float64)).astype(np.float32)
     return result
 
 
@@ -224,9 +248,9 @@ def _to_dff(
     def work(start: int) -> None:
         block = slice(start, start + CELLS_A_BLOCK)
         own, around = fluorescence[block], neuropil[block]
-        cell, ring = own[:, ~flagged], around[:, ~flagged]
-        coefficient[block] = _coefficients(cell, ring)
-        corrected = own - coefficient[block, None] * (around - np.median(ring, axis=1, keepdims=True))
+        cell, outside = own[:, ~flagged], around[:, ~flagged]
+        coefficient[block] = _coefficients(cell, outside)
+        corrected = own - coefficient[block, None] * (around - np.median(outside, axis=1, keepdims=True))
         baseline = running_percentile(corrected, parameters.baseline_window * frame_rate, parameters.baseline_percentile)
         usual = np.abs(np.median(cell, axis=1, keepdims=True))
         scale = np.maximum(baseline, np.maximum(0.1 * usual, 1e-6))
@@ -239,29 +263,30 @@ def _to_dff(
 
 
 def _coefficients(fluorescence: Float32, neuropil: Float32) -> Float32:
-    """Slope of each cell's brightness against its ring's over frames in which the cell is at rest, drawn towards the usual 0.7.
+    """Slope of each cell's brightness against its neuropil's over frames in which the cell is at rest, drawn towards the usual 0.7.
 
     Slow drifts are left out by taking differences from a running mean; frames far above the median of what remains are activity and are
-    dropped, three times over. Where a ring shows more noise than neuropil, less of it is subtracted: the usual 0.7 is that of its signal.
+    dropped, three times over. Where what surrounds a cell shows more noise than neuropil, less of it is subtracted: the usual 0.7 is
+    that of its signal.
     """
     frames = fluorescence.shape[1]
     if frames < 50:
         return np.full(len(fluorescence), USUAL_COEFFICIENT, np.float32)
     length = max(frames // 50, 25)
     cell = fluorescence - ndimage.uniform_filter1d(fluorescence, length, axis=1)
-    ring = neuropil - ndimage.uniform_filter1d(neuropil, length, axis=1)
-    noise = np.mean(np.diff(ring, axis=1) ** 2, axis=1, keepdims=True) / 2
-    usual = USUAL_COEFFICIENT * np.clip(1 - noise / np.maximum(np.var(ring, axis=1, keepdims=True), 1e-12), 0, 1)
+    around = neuropil - ndimage.uniform_filter1d(neuropil, length, axis=1)
+    noise = np.mean(np.diff(around, axis=1) ** 2, axis=1, keepdims=True) / 2
+    usual = USUAL_COEFFICIENT * np.clip(1 - noise / np.maximum(np.var(around, axis=1, keepdims=True), 1e-12), 0, 1)
     slope: NDArray[np.floating] = usual
     for _ in range(4):
-        rest = cell - slope * ring
+        rest = cell - slope * around
         middle = np.median(rest, axis=1, keepdims=True)
         quiet = rest <= middle + 1.5 * 1.4826 * np.median(np.abs(rest - middle), axis=1, keepdims=True)
         count = np.maximum(np.count_nonzero(quiet, axis=1)[:, None], 1)
-        centred = np.where(quiet, ring - np.sum(ring, axis=1, where=quiet, keepdims=True) / count, 0)
+        centred = np.where(quiet, around - np.sum(around, axis=1, where=quiet, keepdims=True) / count, 0)
         power = np.sum(centred**2, axis=1, keepdims=True)
         slope = np.sum(centred * cell, axis=1, keepdims=True) / np.maximum(power, 1e-12)
-        left = np.where(quiet, cell - slope * ring, 0)
+        left = np.where(quiet, cell - slope * around, 0)
         spread = np.sum(left**2, axis=1, keepdims=True) / count - (np.sum(left, axis=1, keepdims=True) / count) ** 2
         # Weighed with the usual one by their errors.
         certainty = power / np.maximum(spread, 1e-12)

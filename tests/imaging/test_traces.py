@@ -1,5 +1,7 @@
 """Traces against what the cells are known to add."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
@@ -9,16 +11,17 @@ from sensorium_pipeline.imaging.traces import TraceParameters, Traces, extract_t
 
 
 def as_cells(footprints: np.ndarray) -> Cells:
-    flat = footprints.reshape(len(footprints), footprints[0].size if len(footprints) else 0)
+    flat = footprints.reshape(len(footprints), footprints.shape[1] * footprints.shape[2])
     flat = flat * (flat > 0.05)
     neuron, pixel = np.nonzero(flat)
     weight = flat[neuron, pixel] / np.linalg.norm(flat, axis=1)[neuron]
-    count = len(footprints)
+    count, (height, width) = len(footprints), footprints.shape[1:]
+    places = np.stack(np.divmod(np.arange(height * width), width), axis=1)
     return Cells(
         neuron.astype(np.int32),
         pixel.astype(np.int32),
         weight.astype(np.float32),
-        np.zeros((count, 2), np.float32),
+        (flat @ places / flat.sum(1, keepdims=True)).astype(np.float32),
         np.ones(count, np.float32),
         np.ones(count, bool),
         ("",) * count,
@@ -55,13 +58,25 @@ def test_three_cells_on_top_of_each_other_are_told_apart() -> None:
 
 def test_neuropil_is_measured_and_its_share_fitted(true_plane: TruePlane) -> None:
     traces = extract(true_plane)
-    for ring in traces.neuropil:
-        assert np.corrcoef(ring, true_plane.neuropil)[0, 1] > 0.9
+    for neuropil in traces.neuropil:
+        assert np.corrcoef(neuropil, true_plane.neuropil)[0, 1] > 0.95
     # Here neuropil shines through cells in full.
     assert np.median(traces.neuropil_coefficient) > 0.8
     quiet = true_plane.added.max(0) < 5
     for dff in traces.dff:
         assert abs(np.corrcoef(dff[quiet], true_plane.neuropil[quiet])[0, 1]) < 0.6
+
+
+def test_neuropil_that_is_brighter_on_one_side_is_met_in_the_middle() -> None:
+    """Also where the field ends and where a neighbour covers what lies on the other side."""
+    plane = simulate_plane([(30, 12), (30, 22), (55, 60)], (90, 90), 800, neuropil=0.0, strength=100.0)
+    generator = np.random.default_rng(1)
+    wave = np.convolve(generator.normal(0, 40, 800), np.ones(8) / 8, "same")
+    slope = np.linspace(0, 3, 90)
+    movie = plane.movie.array + (wave[:, None, None] * slope).astype(np.int16)
+    neuropil = extract(replace(plane, movie=ArrayMovie(movie))).neuropil
+    for trace, column in zip(neuropil, (12, 22, 60), strict=True):
+        assert np.polyfit(wave, trace, 1)[0] == pytest.approx(slope[column], abs=0.15)
 
 
 def test_flagged_frames_are_nan_and_change_nothing_else(true_plane: TruePlane) -> None:
