@@ -16,6 +16,7 @@ from sensorium_pipeline.imaging.picture_style import (
     SKY,
     SMALL,
     VERMILION,
+    headline,
     panels,
     plain,
     png,
@@ -232,7 +233,7 @@ def draw_distributions(plane: PlaneExtraction) -> bytes:
             median = float(np.median(known))
             axes.stairs(*np.histogram(known, bins=min(30, max(8, len(known) // 4))), fill=True, color=SKY)
             axes.axvline(median, color=VERMILION, linewidth=1)
-            axes.set_title(f"median {median:.3g}", fontsize=SMALL, loc="left", color=VERMILION)
+            headline(axes, f"median {median:.3g}", SMALL, VERMILION)
         else:
             say(axes, "no cell was kept")
     return png(figure)
