@@ -9,6 +9,7 @@ import importlib.util
 import os
 import queue
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import dask
 import distributed
-from distributed.client import Client
+from distributed.client import Client, Future
 from distributed.comm import CommClosedError
 from distributed.deploy.cluster import Cluster
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -33,6 +34,9 @@ Result = TypeVar("Result")
 
 GPU = {"GPU": 1.0}
 """Resources that a task asks for which trains or predicts."""
+
+PRELOADED = "sensorium_pipeline.prediction_runs"
+"""What workers import before they say that they are there: most of it is part of all their work, and takes over a second."""
 
 START_TIMEOUT = 60  # seconds
 POLL_SECONDS = 0.5
@@ -52,13 +56,16 @@ def default_workers() -> int:
 def cluster_address(settings: Settings) -> Iterator[str]:
     """Address of the scheduler that the settings name, or of one started on this machine for as long as the context lasts.
 
+    It keeps this process's connection to the scheduler, which everything that is run there shares.
+
     Raises:
-        PlatformError: no cluster could be started.
+        PlatformError: no cluster could be started, or no scheduler answers.
     """
     if settings.dask_address:
-        yield settings.dask_address
+        with _connection(settings.dask_address):
+            yield settings.dask_address
         return
-    with local_cluster(settings) as cluster:
+    with local_cluster(settings) as cluster, _connection(cluster.scheduler_address):
         yield cluster.scheduler_address
 
 
@@ -73,11 +80,20 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
     options: dict[str, Any] = {
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
+        # Nobody would know the dashboard's port; its server answers /health alone.
+        "scheduler_kwargs": {"dashboard": False},
+        "preload": [PRELOADED],
         "resources": {"GPU": float(settings.gpu_slots)},
         "threads_per_worker": settings.gpu_slots,
         "silence_logs": 40,
     }
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": False}):
+    configuration = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.worker.daemon": False,
+        # Workers would sample their own stacks a hundred times a second, for a dashboard that is not there.
+        "distributed.worker.profile.enabled": False,
+    }
+    with dask.config.set(configuration):
         if shutil.which("nvidia-smi") and importlib.util.find_spec("dask_cuda"):
             from dask_cuda import LocalCUDACluster
 
@@ -126,7 +142,7 @@ def at_worker_start(address: str, function: Callable[[], object]) -> None:
     Raises:
         PlatformError: no scheduler answers.
     """
-    with _client(address) as client:
+    with _connection(address) as client:
         client.register_plugin(_AtStart(function))
 
 
@@ -179,36 +195,75 @@ def run_all_on_cluster(
     topic = f"{name}-{uuid.uuid4().hex}"
     # Reports, and the numbers of calls that ended.
     happened: queue.SimpleQueue[Progress | int] = queue.SimpleQueue()
-    with _client(address) as client:
+    with _connection(address) as client:
         client.subscribe_topic(topic, lambda event: happened.put(Progress(*event[1]["progress"])))
         futures = []
-        for number, arguments in enumerate(calls):
-            key = f"{topic}-{number}"
-            channel = Channel(topic, key)
-            future = client.submit(function, *arguments, channel, key=key, resources=resources, priority=priority, pure=False)
-            future.add_done_callback(lambda _, number=number: happened.put(number))
-            futures.append(future)
-        waiting = len(futures)
-        while waiting:
-            if stop():
-                raise CancelledError
-            try:
-                event = happened.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if isinstance(event, Progress):
-                progress(event)
-                continue
-            waiting -= 1
-            try:
-                result = futures[event].result()
-            except KilledWorker as error:
-                raise PlatformError(
-                    "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
-                ) from error
-            except (CancelledError, CommClosedError) as error:
-                raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error
-            yield event, result
+        try:
+            for number, arguments in enumerate(calls):
+                key = f"{topic}-{number}"
+                channel = Channel(topic, key)
+                future = client.submit(function, *arguments, channel, key=key, resources=resources, priority=priority, pure=False)
+                future.add_done_callback(lambda _, number=number: happened.put(number))
+                futures.append(future)
+            waiting = len(futures)
+            while waiting:
+                if stop():
+                    raise CancelledError
+                try:
+                    event = happened.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if isinstance(event, Progress):
+                    progress(event)
+                    continue
+                waiting -= 1
+                yield event, _result_of(futures[event], name)
+        finally:
+            for future in futures:
+                future.release()
+            if client.status == "running":
+                client.unsubscribe_topic(topic)
+
+
+def _result_of(future: Future, name: str) -> Any:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise PlatformError(
+            "the worker processes that ran it died", where=name, advice="See the workers' log; it is tried again next time."
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise PlatformError("the Dask cluster went away while it ran", where=name, advice="It is tried again next time.") from error
+
+
+@dataclass
+class _Shared:
+    client: Client
+    users: int = 0
+
+
+_shared: dict[str, _Shared] = {}
+_shared_lock = threading.Lock()
+
+
+@contextmanager
+def _connection(address: str) -> Iterator[Client]:
+    """This process's connection to a scheduler: made by the first who needs it, closed by the last."""
+    with _shared_lock:
+        shared = _shared.get(address)
+        if shared is None or shared.client.status not in ("running", "connecting"):
+            shared = _shared[address] = _Shared(_client(address))
+        shared.users += 1
+    try:
+        yield shared.client
+    finally:
+        with _shared_lock:
+            shared.users -= 1
+            last = not shared.users
+            if last and _shared.get(address) is shared:
+                del _shared[address]
+        if last:
+            shared.client.close()
 
 
 def _client(address: str) -> Client:

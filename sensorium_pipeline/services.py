@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from sensorium_pipeline.compute import default_workers
+from sensorium_pipeline.compute import PRELOADED, default_workers
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.settings import Settings
@@ -270,6 +270,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         report(2)
         slots = str(settings.gpu_slots)
         workers = ["--resources", f"GPU={slots}", "--nthreads", slots, "--host", "127.0.0.1", "--local-directory", str(folder / "dask")]
+        workers += ["--preload", PRELOADED]
         if shutil.which("nvidia-smi") and shutil.which("dask"):
             command = ["dask", "cuda", "worker", address, *workers]
         else:

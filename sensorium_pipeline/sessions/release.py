@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import InputError, OrganiserError
 from sensorium_pipeline.recordings.raw_session import Role, Track
-from sensorium_pipeline.sessions.audit import AuditReport, audit_session
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.phases import Phase, check_phases
 from sensorium_pipeline.sessions.schema import TRACKS, known_track
 from sensorium_pipeline.sessions.tiers import Tier
 from sensorium_pipeline.storage import Series, Store, Workspace
+
+if TYPE_CHECKING:
+    from sensorium_pipeline.sessions.audit import AuditReport
 
 State = Literal["open", "closed"]
 
@@ -85,7 +87,7 @@ def create_release(
     live: State | None = None,
     phases: Sequence[Phase] | None = None,
     references: Mapping[str, str] | None = None,
-) -> tuple[Release, list[AuditReport]]:
+) -> tuple[Release, "list[AuditReport]"]:
     """Audit sessions and name them a release; the same release again appends nothing, and what is left out stays as it was.
 
     Args:
@@ -100,6 +102,9 @@ def create_release(
         InputError: no or unknown sessions, a session twice, an unknown track, a reference that is not "team/name".
         OrganiserError: the leak audit of a session failed, or no session belongs to a track.
     """
+    # Everybody reads releases, and the statistics of an audit take long to import.
+    from sensorium_pipeline.sessions.audit import audit_session
+
     if not name or not all(character.isalnum() or character in ".-_" for character in name) or name.startswith("."):
         raise InputError(f'"{name}" cannot name a release', where="release", advice="Use letters, digits, dots and dashes.")
     if not sessions or len(set(sessions)) != len(sessions):
