@@ -13,10 +13,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What a task raises comes back to its caller, who says it in one sentence; Dask's workers would print a traceback as well.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
 
-# Arrays are freed when their last reference goes. Looking for cycles after every 700 objects takes a tenth of the time that libraries
-# need to load and pictures to be drawn.
-gc.set_threshold(50_000, 20, 100)
-
 import typer
 
 from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions, teams
@@ -48,6 +44,9 @@ WRONG_USAGE = 2
 def main() -> None:
     """Run the command line; every error becomes one sentence on the error stream and an exit code (1: the input, 2: the platform)."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Arrays are freed when their last reference goes. Looking for cycles after every 700 objects takes a tenth of the time in which
+    # libraries load and pictures are drawn.
+    gc.set_threshold(50_000, 20, 100)
     try:
         app()
     except SystemExit as end:
