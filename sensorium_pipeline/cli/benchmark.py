@@ -158,7 +158,8 @@ def taken_by(explanation: "Explanation") -> str:
     if explanation.wall_seconds is None:
         return ""
     parts = [f"seeds {', '.join(str(seed) for seed in explanation.seeds)}", f"{explanation.wall_seconds:.1f} s"]
-    parts.append(f"{explanation.device_seconds:.1f} device-seconds ({explanation.device_class})")
+    device = f" ({explanation.device_class})" if explanation.device_class else ""
+    parts.append(f"{explanation.device_seconds:.1f} device-seconds{device}")
     parts.append(f"{explanation.peak_memory_bytes / 2**20:.0f} MB at most" if explanation.peak_memory_bytes else "memory not counted")
     parts.append(f"{explanation.energy_joules:.0f} J" if explanation.energy_joules is not None else "energy not readable")
     return ", ".join((*parts, *explanation.isolation))

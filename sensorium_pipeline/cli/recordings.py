@@ -63,7 +63,8 @@ def simulate_recording(
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "options"
-        raise InputError(first["msg"], where=field, advice="See `sensorium simulate-recording --help`.") from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise InputError(problem, where=field, advice="See `sensorium simulate-recording --help`.") from error
     with progress_bars() as show:
         simulate(out, parameters, show)
     console.print(f"{out} (the truth lies in {out}-truth)")
@@ -81,9 +82,17 @@ def inspect(raw: RawFolder, json: Json = False) -> None:
         print_json(summary)
         return
     for name, value in summary.model_dump().items():
-        shown = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        if shown not in ("", None):
+        if shown := _shown(value):
             console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", highlight=False)
+
+
+def _shown(value: object) -> str:
+    """A field of the summary in plain words; "" where there is nothing to say."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return "; ".join(f"({', '.join(map(_shown, each))})" if isinstance(each, tuple) else _shown(each) for each in value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def ingest(

@@ -93,9 +93,11 @@ def release(
     from sensorium_pipeline.sessions.phases import read_phases
 
     workspace = workspace_of(root)
+    if phase and not final:
+        raise InputError("--phase says which phase --final is about", where="--final", advice="Add --final open or --final closed.")
     given = read_phases(phases) if phases else None
     if sessions:
-        references = dict(_reference(each) for each in reference or ())
+        references = dict(_reference(each) for each in reference) if reference else None
         made, _ = releases.create_release(workspace, name, sessions, live=live, phases=given, references=references)
         if final:
             made = releases.change_phases(workspace, name, final=final, phase=phase)

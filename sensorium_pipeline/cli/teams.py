@@ -70,7 +70,7 @@ def inbox(root: Root = None, json: Json = False) -> None:
     workspace = workspace_of(root)
 
     def line(what: str, received: datetime, state: str, reason: str = "") -> dict[str, str]:
-        return {"what": what, "received": received.isoformat(timespec="seconds"), "state": state, "reason": reason}
+        return {"what": what, "received": f"{received:%Y-%m-%d %H:%M:%S}", "state": state, "reason": reason}
 
     decided: list[Decision | RequestDecision] = [*list_decisions(workspace), *list_requests(workspace)]
     lines = [line(each.identifier, each.received, "refused" if each.reason else "taken in", each.reason) for each in decided]
@@ -79,4 +79,4 @@ def inbox(root: Root = None, json: Json = False) -> None:
     if json:
         print_json({"inbox": lines})
     else:
-        print_table("Inbox", ("what", "received", "state", ""), [tuple(line.values()) for line in lines])
+        print_table("Inbox", ("what", "received (UTC)", "state", ""), [tuple(line.values()) for line in lines])

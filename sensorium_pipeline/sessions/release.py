@@ -96,7 +96,7 @@ def create_release(
         sessions: names of published sessions; their current versions are taken.
         live: whether scores of the tier `test` are shown; at first they are.
         phases: when submissions are taken, see `sessions.phases`; at first one without dates.
-        references: by track, "team/name" of the reference submission.
+        references: by track, "team/name" of the reference submission; at first there are none.
 
     Raises:
         InputError: no or unknown sessions, a session twice, an unknown track, a reference that is not "team/name".
@@ -109,7 +109,7 @@ def create_release(
         raise InputError(f'"{name}" cannot name a release', where="release", advice="Use letters, digits, dots and dashes.")
     if not sessions or len(set(sessions)) != len(sessions):
         raise InputError("sessions are missing or listed twice", where=f"release {name}", advice="List every session once.")
-    baselines = {known_track(track): _reference(track, reference) for track, reference in (references or {}).items()}
+    baselines = None if references is None else {known_track(track): _reference(track, name) for track, name in references.items()}
     published = [read_session(workspace.open, session)[1] for session in sorted(sessions)]
     if all(session.track is None for session in published):
         raise OrganiserError("no session belongs to a track", where=f"release {name}", advice="Add a competition session.")
@@ -123,7 +123,7 @@ def create_release(
         sessions=tuple(ReleasedSession(name=s.name, role=s.role, track=s.track, open_digest=s.open_digest) for s in published),
         live=live or (before.live if before else "open"),
         phases=_phases(phases, before, f"release {name}"),
-        references=baselines,
+        references=baselines if baselines is not None else before.references if before else {},
     )
     _append(workspace.open, release)
     return release, reports
@@ -191,11 +191,6 @@ def choose_release(store: Store, name: str | None = None) -> Release:
         advice = f"Name one of {', '.join(names)}." if names else "Make one with `sensorium release`."
         raise InputError(problem, where=store.url, advice=advice)
     return read_release(store, names[0])
-
-
-def list_releases(store: Store) -> list[Release]:
-    """Current version of every release of an open store, sorted by name."""
-    return [read_release(store, name) for name in store.list("releases")]
 
 
 def _reference(track: str, reference: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from sensorium_pipeline.errors import InputError, OrganiserError
 from sensorium_pipeline.sessions.phases import Phase, phase_at, read_phases
-from sensorium_pipeline.sessions.release import change_phases, choose_release, create_release, list_releases, read_release
+from sensorium_pipeline.sessions.release import change_phases, choose_release, create_release, read_release
 from sensorium_pipeline.storage import Series
 
 
@@ -30,10 +30,14 @@ def test_a_release_names_audited_sessions_by_digest(workspace, three):
     assert choose_release(workspace.open) == choose_release(workspace.open, "2022") == release
     create_release(workspace, "2022", three, references={"sensorium": "organisers/cnn"})
     assert Series(workspace.open, "releases/2022").numbers() == [1]
+    again, _ = create_release(workspace, "2022", three)
+    assert again == release  # what is left out, references too, stays as it was
+    assert create_release(workspace, "2022", three, references={})[0].references == {}
+    create_release(workspace, "2022", three, references={"sensorium": "organisers/cnn"})
     opened = change_phases(workspace, "2022", final="open")
     assert opened.opened_tiers == ("test", "final_test")
     assert opened.sessions == release.sessions
-    assert list_releases(workspace.open) == [opened]
+    assert workspace.open.list("releases") == ["2022"]
     with pytest.raises(InputError, match=r"sensorium, sensorium\+"):
         release.training_sessions("dynamic")
     with pytest.raises(InputError, match=r"sensorium, sensorium\+"):
@@ -51,7 +55,7 @@ def test_a_leak_stops_a_release(workspace, raw_of, publish):
     Series(workspace.open, f"sessions/{record.name}").append(record)
     with pytest.raises(OrganiserError, match=r"leak audit failed.*lab_digest"):
         create_release(workspace, "2022", [record.name])
-    assert list_releases(workspace.open) == []
+    assert workspace.open.list("releases") == []
     with pytest.raises(InputError, match="there is no release yet"):
         choose_release(workspace.open)
 
