@@ -82,12 +82,20 @@ class Level:
         return cls(np.ascontiguousarray(template), gradient_y, gradient_x, np.ascontiguousarray((vectors * values) @ vectors.T))
 
     def refine(
-        self, frame: Float32, offset: np.float32, gain: np.float32, field: Float32, posterior: Float64, steps: int, evidence: Float64
-    ) -> np.float32:
-        """See `gauss_newton`; the correlation before the last step."""
-        moments, own = np.empty(6), (self.template, self.gradient_y, self.gradient_x, self.information)
-        gauss_newton(frame, offset, gain, field, *own, posterior, steps, evidence, moments)
-        return np.float32(pearson(moments))
+        self,
+        frame: Float32,
+        offset: np.float32,
+        gain: np.float32,
+        field: Float32,
+        posterior: Float64,
+        steps: int,
+        evidence: Float64,
+        moments: Float64 = np.empty(0),
+        margin: int = 0,
+    ) -> None:
+        """See `gauss_newton`."""
+        own = (self.template, self.gradient_y, self.gradient_x, self.information)
+        gauss_newton(frame, margin, offset, gain, field, *own, posterior, steps, evidence, moments)
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class Alignment:
-    """One frame against a template, as in `Alignments`; the field falls back to the shift where it ran away."""
+    """One frame, of mean `offset`, against a template, as in `Alignments`; the field falls back to the shift where it ran away."""
 
     peak: Peak
+    offset: np.float32
     field: Float32
     correlation: np.float32
 
@@ -266,15 +275,19 @@ class Aligner:
         field[:] = np.array(peak.shift) / 2
         self.coarse.refine(half, offset, peak.gain, field, self._posterior(self.coarse, variance / 4), _COARSE_STEPS, evidence)
         field *= 2
-        correlation = self.fine.refine(frame, offset, peak.gain, field, self._posterior(self.fine, variance), _FINE_STEPS, evidence)
+        moments = np.empty(6)
+        self.fine.refine(frame, offset, peak.gain, field, self._posterior(self.fine, variance), _FINE_STEPS, evidence, moments)
         # A field that ran away (a frame that shows something else) falls back to the rigid shift.
         if not np.abs(field - np.array(peak.shift, np.float32)).max() <= min(self._largest):
             field[:] = peak.shift
-        return Alignment(peak, field, correlation)
+        return Alignment(peak, offset, field, np.float32(pearson(moments)))
 
-    def measure(self, frame: Float32, gain: np.float32, field: Float32, evidence: Float64) -> np.float32:
-        """Evidence (2 nodes,), overwritten, of a frame (y, x) whose field is nearly known; the correlation along that field."""
-        return self.fine.refine(frame, np.float32(frame.mean()), gain, field, np.empty((0, len(evidence))), 1, evidence)
+    def measure(self, frame: Float32, offset: np.float32, gain: np.float32, field: Float32, evidence: Float64, *, margin: int = 0) -> None:
+        """Evidence (2 nodes,), overwritten, of a frame (y, x) whose field is nearly known.
+
+        `offset` is its mean; around it there are `margin` pixels that do not count.
+        """
+        self.fine.refine(frame, offset, gain, field, np.empty((0, len(evidence))), 1, evidence, margin=margin)
 
     def align(
         self,
@@ -315,9 +328,10 @@ class Aligner:
         correlation = np.empty(count, np.float32)
 
         def finish(span: range) -> None:
+            moments = np.empty(6)
             for n in span:
-                offset = np.float32(frames[n].mean())
-                correlation[n] = self.fine.refine(frames[n], offset, peaks[n].gain, fields[n], final, 1, evidence[n])
+                self.fine.refine(frames[n], located[n].offset, peaks[n].gain, fields[n], final, 1, evidence[n], moments)
+                correlation[n] = pearson(moments)
 
         share(finish, count, pool, threads)
         return Alignments(

@@ -6,91 +6,119 @@ Sums are taken row by row in a fixed order; nothing is shared between calls, and
 import numpy as np
 from numba import njit
 
-_ONE = np.float32(1.0)
+from sensorium_pipeline.imaging.displaced_rows import displacement, inside, plan_row, row_between, spread_field
+
+
+# As in `interpolation`, slices are made where they are used.
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _differences(frame, row, shift, spread, i, part, down, right, start, end, offset, inverse, template, y, line):  # type: ignore[no-untyped-def]
+    """What pixels start..end-1 of row y differ by from the template, sampled bilinearly from `row` and the one after it."""
+    from_y, to_y, from_x, to_x = spread[i, 0, start:end], spread[i + 1, 0, start:end], spread[i, 1, start:end], spread[i + 1, 1, start:end]
+    upper, lower = frame[row, start + shift : end + shift + 1], frame[row + 1, start + shift : end + shift + 1]
+    expected, difference = template[y, start:end], line[start:end]
+    for k in range(len(difference)):
+        x, y_part = displacement(from_x[k], to_x[k], part) - right, displacement(from_y[k], to_y[k], part) - down
+        above = upper[k] + x * (upper[k + 1] - upper[k])
+        below = lower[k] + x * (lower[k + 1] - lower[k])
+        difference[k] = (above + y_part * (below - above) - offset) * inverse - expected[k]
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, sums, statistics):  # type: ignore[no-untyped-def]
+def _add_products(gradient, y, line, part, totals, axis):  # type: ignore[no-untyped-def]
+    """Share the products of differences and gradient between the rows of nodes above and below."""
+    slope, above, below = gradient[y], totals[axis, 0], totals[axis, 1]
+    for k in range(len(line)):
+        product = slope[k] * line[k]
+        above[k] += product
+        below[k] += part * product
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _add_moments(line, template, y, start, end, statistics):  # type: ignore[no-untyped-def]
+    difference, expected = line[start:end], template[y, start:end]
+    zero = np.float32(0)
+    f, ff, t, tt, ft = zero, zero, zero, zero, zero
+    for k in range(len(difference)):
+        value = difference[k] + expected[k]
+        f += value
+        ff += value * value
+        t += expected[k]
+        tt += expected[k] * expected[k]
+        ft += value * expected[k]
+    statistics[0] += end - start
+    statistics[1] += f
+    statistics[2] += ff
+    statistics[3] += t
+    statistics[4] += tt
+    statistics[5] += ft
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _collect(totals, i, columns, sums):  # type: ignore[no-untyped-def]
+    """Share the totals (2, 2, width) over the rows between two rows of nodes between the nodes, and begin anew."""
+    width = totals.shape[2]
+    pitch = (width - 1) / (columns - 1)
+    for axis in range(2):
+        for x in range(width):
+            place = x / pitch
+            j = min(int(place), columns - 2)
+            u = place - j
+            below = totals[axis, 1, x]
+            above = totals[axis, 0, x] - below
+            sums[i, j, axis] += (1 - u) * above
+            sums[i, j + 1, axis] += u * above
+            sums[i + 1, j, axis] += (1 - u) * below
+            sums[i + 1, j + 1, axis] += u * below
+    totals[:] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def gradient_sums(frame, margin, offset, gain, field, template, gradient_y, gradient_x, sums, statistics):  # type: ignore[no-untyped-def]
     """Sums of (frame sampled along the field - template) times the filtered gradients, shared between the nodes of the field.
 
     Args:
-        frame: (y, x) float32.
-        offset: subtracted from the frame before it is divided by `gain`.
+        frame: (y, x) float32, surrounded by `margin` pixels that do not count.
+        offset: float32, subtracted from the frame before it is divided by `gain`.
         gain: brightness of the frame relative to the template.
         field: (rows, columns, 2) float32, px.
         template: (y, x) float32 of zero mean.
         gradient_y: derivative of the template along y, filtered by the inverse spectrum of the noise; likewise `gradient_x`.
         sums: (rows, columns, 2) float64, overwritten.
         statistics: (6,) float64, overwritten: pixels inside the frame, and over them the sums of frame, frame^2, template, template^2
-            and frame x template (frame less offset, by gain).
+            and frame x template (frame less offset, by gain); or (0,) where none are wanted.
     """
     height, width = template.shape
     rows, columns = field.shape[0], field.shape[1]
     sums[:] = 0.0
     statistics[:] = 0.0
     inverse = np.float32(1.0 / gain)
-    shift = np.float32(offset)
-    bottom, right = np.float32(height - 1), np.float32(width - 1)
-    pitch_x = (width - 1) / (columns - 1)
-    slope = np.float32(1.0 / pitch_x)
-    zero = np.float32(0)
+    spread, runs = np.empty((rows, 2, width), np.float32), np.empty((width, 4), np.int64)
+    line, totals = np.empty(width, np.float32), np.zeros((2, 2, width), np.float32)
+    spread_field(field, spread)
+    between = 0
     for y in range(height):
-        place = y * (rows - 1) / (height - 1)
-        i = min(int(place), rows - 2)
-        v = place - i
-        for j in range(columns - 1):
-            first = int(np.ceil(j * pitch_x))
-            last = int(np.ceil((j + 1) * pitch_x)) if j < columns - 2 else width
-            left_y = np.float32((1 - v) * field[i, j, 0] + v * field[i + 1, j, 0])
-            left_x = np.float32((1 - v) * field[i, j, 1] + v * field[i + 1, j, 1])
-            step_y = np.float32((1 - v) * field[i, j + 1, 0] + v * field[i + 1, j + 1, 0]) - left_y
-            step_x = np.float32((1 - v) * field[i, j + 1, 1] + v * field[i + 1, j + 1, 1]) - left_x
-            start = np.float32(j * pitch_x)
-            y0 = np.float32(y) + left_y
-            sum_y, sum_yu, sum_x, sum_xu = zero, zero, zero, zero
-            count, total_f, total_ff, total_t, total_tt, total_ft = zero, zero, zero, zero, zero, zero
-            for x in range(first, last):
-                u = (np.float32(x) - start) * slope
-                py = y0 + u * step_y
-                px = np.float32(x) + left_x + u * step_x
-                inside = _ONE if (py >= zero and py <= bottom and px >= zero and px <= right) else zero
-                iy = min(max(np.int32(py), np.int32(0)), np.int32(height - 2))
-                ix = min(max(np.int32(px), np.int32(0)), np.int32(width - 2))
-                ty = py - np.float32(iy)
-                tx = px - np.float32(ix)
-                upper = frame[iy, ix] * (_ONE - tx) + frame[iy, ix + 1] * tx
-                lower = frame[iy + 1, ix] * (_ONE - tx) + frame[iy + 1, ix + 1] * tx
-                value = (upper * (_ONE - ty) + lower * ty - shift) * inverse
-                # Far outside, the extrapolated value may be huge; a select keeps it out of the sums.
-                value = value if inside > zero else zero
-                expected = template[y, x] * inside
-                error = value - expected
-                gy = gradient_y[y, x] * error
-                gx = gradient_x[y, x] * error
-                sum_y += gy
-                sum_yu += gy * u
-                sum_x += gx
-                sum_xu += gx * u
-                count += inside
-                total_f += value
-                total_ff += value * value
-                total_t += expected
-                total_tt += expected * expected
-                total_ft += value * expected
-            sums[i, j, 0] += (1 - v) * (sum_y - sum_yu)
-            sums[i, j + 1, 0] += (1 - v) * sum_yu
-            sums[i + 1, j, 0] += v * (sum_y - sum_yu)
-            sums[i + 1, j + 1, 0] += v * sum_yu
-            sums[i, j, 1] += (1 - v) * (sum_x - sum_xu)
-            sums[i, j + 1, 1] += (1 - v) * sum_xu
-            sums[i + 1, j, 1] += v * (sum_x - sum_xu)
-            sums[i + 1, j + 1, 1] += v * sum_xu
-            statistics[0] += count
-            statistics[1] += total_f
-            statistics[2] += total_ff
-            statistics[3] += total_t
-            statistics[4] += total_tt
-            statistics[5] += total_ft
+        i, part = row_between(y, height, rows)
+        if i > between:
+            _collect(totals, between, columns, sums)
+            between = i
+        for n in range(plan_row(spread, i, part, columns, runs)):
+            first, after, row, shift = runs[n, 0], runs[n, 1], y + runs[n, 2], runs[n, 3]
+            start, end = inside(first, after, shift, width)
+            if not 0 <= row < height - 1:
+                start, end = after, after
+            for x in range(first, start):
+                line[x] = 0
+            for x in range(end, after):
+                line[x] = 0
+            if end > start:
+                down, right = np.float32(runs[n, 2]), np.float32(shift)
+                source = row + margin, shift + margin
+                _differences(frame, *source, spread, i, part, down, right, start, end, offset, inverse, template, y, line)
+                if len(statistics) > 0:
+                    _add_moments(line, template, y, start, end, statistics)
+        _add_products(gradient_y, y, line, part, totals, 0)
+        _add_products(gradient_x, y, line, part, totals, 1)
+    _collect(totals, between, columns, sums)
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -102,7 +130,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def gauss_newton(frame, offset, gain, field, template, gradient_y, gradient_x, information, posterior, steps, evidence, statistics):  # type: ignore[no-untyped-def]
+def gauss_newton(frame, margin, offset, gain, field, template, gradient_y, gradient_x, information, posterior, steps, evidence, statistics):  # type: ignore[no-untyped-def]
     """Move `field` (rows, columns, 2), in place, by Gauss-Newton steps towards where the frame shows the template.
 
     Args:
@@ -117,7 +145,7 @@ def gauss_newton(frame, offset, gain, field, template, gradient_y, gradient_x, i
     sums = np.empty((rows, columns, 2))
     flat = np.empty(2 * count)
     for _ in range(steps):
-        gradient_sums(frame, offset, gain, field, template, gradient_y, gradient_x, sums, statistics)
+        gradient_sums(frame, margin, offset, gain, field, template, gradient_y, gradient_x, sums, statistics)
         for n in range(count):
             flat[n], flat[count + n] = field[n // columns, n % columns, 0], field[n // columns, n % columns, 1]
         for a in range(2 * count):

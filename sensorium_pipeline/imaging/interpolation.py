@@ -12,10 +12,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sensorium_pipeline.imaging.displaced_rows import displacement, inside, plan_row, row_between, spread_field
+
 Float32 = NDArray[np.float32]
 
-PADDING = 2
-"""Pixels by which a prepared frame is wider than the raw one on every side, so that four taps always fit."""
+PADDING = 3
+"""Pixels by which a prepared frame is wider than the raw one on every side: enough for four neighbours that all repeat the edge."""
 
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
@@ -36,7 +38,7 @@ def _cubic_weights(t):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def prepare_frame(raw, raster_phase, padded):  # type: ignore[no-untyped-def]
-    """Copy a raw frame (y, x) into `padded` (y + 4, x + 4) float32, its odd lines moved left by `raster_phase` pixels, edges repeated."""
+    """Copy a raw frame (y, x) into `padded` (y + 6, x + 6) float32, its odd lines moved left by `raster_phase` pixels, edges repeated."""
     height, width = raw.shape
     for y in range(height):
         row = padded[y + PADDING]
@@ -63,6 +65,17 @@ def prepare_frame(raw, raster_phase, padded):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _bin_pair(image, y, x, line, binned):  # type: ignore[no-untyped-def]
+    """Mean over 2 x 2 pixels of two rows from pixel (y, x) on; `line` is room for their sum."""
+    upper, lower, pairs = image[y, x : x + len(line)], image[y + 1, x : x + len(line)], line.reshape(len(binned), 2)
+    quarter = np.float32(0.25)
+    for k in range(len(line)):
+        line[k] = upper[k] + lower[k]
+    for k in range(len(binned)):
+        binned[k] = quarter * (pairs[k, 0] + pairs[k, 1])
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def bin_frame(image, margin, factor, binned):  # type: ignore[no-untyped-def]
     """Mean over 1 x 1 or 2 x 2 pixels of `image` inside `margin`, into `binned`; an incomplete last row or column is left out."""
     height, width = binned.shape
@@ -71,65 +84,9 @@ def bin_frame(image, margin, factor, binned):  # type: ignore[no-untyped-def]
             for x in range(width):
                 binned[y, x] = image[y + margin, x + margin]
         return
-    quarter = np.float32(0.25)
+    line = np.empty(2 * width, np.float32)
     for y in range(height):
-        upper, lower = image[2 * y + margin], image[2 * y + 1 + margin]
-        for x in range(width):
-            k = 2 * x + margin
-            binned[y, x] = quarter * ((upper[k] + upper[k + 1]) + (lower[k] + lower[k + 1]))
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _pixels_to_next(fraction, slope, most):  # type: ignore[no-untyped-def]
-    """How many pixels, from 1 to `most`, a position stays between the same two neighbours when it moves by `slope` a pixel."""
-    if slope > 0:
-        pixels = np.ceil((1 - fraction) / slope)
-    elif slope < 0:
-        pixels = np.floor(fraction / -slope) + 1
-    else:
-        return most
-    return most if pixels >= most else max(int(pixels), 1)
-
-
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _plan_row(y, height, width, field, places, parts):  # type: ignore[no-untyped-def]
-    """Divide row y into runs of pixels that lie between the same four neighbours; how many there are.
-
-    Args:
-        places: (width, 4) int32, overwritten: first pixel, pixels, row and column of the upper left neighbour.
-        parts: (width, 4) float32, overwritten: where the first pixel lies after that neighbour in y, slope of this a pixel; likewise in x.
-    """
-    rows, columns = field.shape[0], field.shape[1]
-    pitch_x = (width - 1) / (columns - 1)
-    place = y * (rows - 1) / (height - 1)
-    i = min(int(place), rows - 2)
-    v = place - i
-    count = 0
-    for j in range(columns - 1):
-        x = int(np.ceil(j * pitch_x))
-        last = int(np.ceil((j + 1) * pitch_x)) if j < columns - 2 else width
-        left_y = (1 - v) * field[i, j, 0] + v * field[i + 1, j, 0]
-        left_x = (1 - v) * field[i, j, 1] + v * field[i + 1, j, 1]
-        slope_y = ((1 - v) * field[i, j + 1, 0] + v * field[i + 1, j + 1, 0] - left_y) / pitch_x
-        slope_x = ((1 - v) * field[i, j + 1, 1] + v * field[i + 1, j + 1, 1] - left_x) / pitch_x
-        while x < last:
-            shift_y = left_y + (x - j * pitch_x) * slope_y
-            shift_x = left_x + (x - j * pitch_x) * slope_x
-            whole_y, whole_x = int(np.floor(shift_y)), int(np.floor(shift_x))
-            part_y, part_x = shift_y - whole_y, shift_x - whole_x
-            run = _pixels_to_next(part_x, slope_x, _pixels_to_next(part_y, slope_y, last - x))
-            places[count, 0], places[count, 1], places[count, 2], places[count, 3] = x, run, y + whole_y, x + whole_x
-            parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = part_y, slope_y, part_x, slope_x
-            count += 1
-            x += run
-    return count
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _inside(first, count, neighbour, length):  # type: ignore[no-untyped-def]
-    """First pixel and the one after the last of those in a run whose neighbours, left and right, lie within a row of `length` pixels."""
-    start = first + max(-neighbour, 0)
-    return start, max(min(first + count, first + length - 1 - neighbour), start)
+        _bin_pair(image, 2 * y + margin, margin, line, binned[y])
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -170,17 +127,22 @@ def pearson(sums):  # type: ignore[no-untyped-def]
     return np.float32(covariance / np.sqrt(spread)) if spread > 0 else np.float32(0)
 
 
+# Slices are made where they are used: made by the caller, each would be counted as a reference for every run.
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _warp_run(above, upper, lower, below, shift_y, slope_y, shift_x, slope_x, corrected):  # type: ignore[no-untyped-def]
-    """One run of a row of which every pixel has the same four rows above and below and the same offset along the row.
-
-    Kept apart because only then are all loads contiguous and the loop becomes vector instructions.
-    """
-    zero = np.float32(0)
+def _warp_run(padded, row, shift, spread, i, part, down, right, start, end, line):  # type: ignore[no-untyped-def]
+    """Sample pixels start..end-1 of a row from four rows of a prepared frame, the second of which is `row`, `shift` pixels further on."""
+    from_y, to_y, from_x, to_x = spread[i, 0, start:end], spread[i + 1, 0, start:end], spread[i, 1, start:end], spread[i + 1, 1, start:end]
+    first, after = start + shift - 1, end + shift + 2
+    above, upper, lower, below = (
+        padded[row - 1, first:after],
+        padded[row, first:after],
+        padded[row + 1, first:after],
+        padded[row + 2, first:after],
+    )
+    corrected = line[start:end]
     for k in range(len(corrected)):
-        step = np.float32(k)
-        a0, a1, a2, a3 = _cubic_weights(min(max(shift_x + step * slope_x, zero), _ONE))
-        b0, b1, b2, b3 = _cubic_weights(min(max(shift_y + step * slope_y, zero), _ONE))
+        a0, a1, a2, a3 = _cubic_weights(displacement(from_x[k], to_x[k], part) - right)
+        b0, b1, b2, b3 = _cubic_weights(displacement(from_y[k], to_y[k], part) - down)
         r0 = a0 * above[k] + a1 * above[k + 1] + a2 * above[k + 2] + a3 * above[k + 3]
         r1 = a0 * upper[k] + a1 * upper[k + 1] + a2 * upper[k + 2] + a3 * upper[k + 3]
         r2 = a0 * lower[k] + a1 * lower[k + 1] + a2 * lower[k + 2] + a3 * lower[k + 3]
@@ -188,50 +150,43 @@ def _warp_run(above, upper, lower, below, shift_y, slope_y, shift_x, slope_x, co
         corrected[k] = b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
 
 
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _warp_column(padded, row, column, spread, i, part, down, start, end, line):  # type: ignore[no-untyped-def]
+    """As `_warp_run`, where all pixels along a row are those of one column, beyond the left or right edge."""
+    above, upper, lower, below = padded[row - 1, column], padded[row, column], padded[row + 1, column], padded[row + 2, column]
+    from_y, to_y, corrected = spread[i, 0, start:end], spread[i + 1, 0, start:end], line[start:end]
+    for k in range(len(corrected)):
+        b0, b1, b2, b3 = _cubic_weights(displacement(from_y[k], to_y[k], part) - down)
+        corrected[k] = b0 * above + b1 * upper + b2 * lower + b3 * below
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _warp_row(y, padded, field, places, parts, line):  # type: ignore[no-untyped-def]
-    """Sample row y of a prepared frame along the field into `line` (x,); the first pixel and the one after the last that lie inside."""
+def _warp_row(y, padded, spread, columns, runs, line):  # type: ignore[no-untyped-def]
+    """Sample row y of a prepared frame into `line` (x,), `spread` and `columns` as in `displaced_rows`.
+
+    Returns the first pixel and the one after the last that lie inside.
+    """
     width, height = len(line), len(padded) - 2 * PADDING
     first_inside, after_inside = width, 0
-    # Planning and sampling are loops of their own: only then does the second become vector instructions.
-    for n in range(_plan_row(y, height, width, field, places, parts)):
-        x, run, row, column = places[n, 0], places[n, 1], places[n, 2] + PADDING, places[n, 3] + PADDING
-        part_y, slope_y, part_x, slope_x = parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3]
-        if PADDING <= row < height + PADDING - 1:
-            start, end = _inside(x, run, column - PADDING, width)
+    i, part = row_between(y, height, len(spread))
+    for n in range(plan_row(spread, i, part, columns, runs)):
+        first, after, whole_y, whole_x = runs[n, 0], runs[n, 1], runs[n, 2], runs[n, 3]
+        row = y + whole_y
+        if 0 <= row < height - 1:
+            start, end = inside(first, after, whole_x, width)
             if end > start:
                 first_inside, after_inside = min(first_inside, start), max(after_inside, end)
-        if row < 1 or row > height + 1:
-            row, part_y, slope_y = (1, np.float32(0), np.float32(0)) if row < 1 else (height + 1, _ONE, np.float32(0))
-        # Beyond the left or right edge, one pixel at a time.
-        inner = min(max(1 - column, 0), run)
-        outer = max(min(width + 2 - column, run), inner)
-        for k in range(inner + run - outer):
-            at = k if k < inner else k - inner + outer
-            edge, beyond = (1, np.float32(0)) if k < inner else (width + 1, _ONE)
-            _warp_run(
-                padded[row - 1, edge - 1 : edge + 3],
-                padded[row, edge - 1 : edge + 3],
-                padded[row + 1, edge - 1 : edge + 3],
-                padded[row + 2, edge - 1 : edge + 3],
-                part_y + np.float32(at) * slope_y,
-                np.float32(0),
-                beyond,
-                np.float32(0),
-                line[x + at : x + at + 1],
-            )
-        first, end = column + inner, column + outer
-        _warp_run(
-            padded[row - 1, first - 1 : end + 2],
-            padded[row, first - 1 : end + 2],
-            padded[row + 1, first - 1 : end + 2],
-            padded[row + 2, first - 1 : end + 2],
-            part_y + np.float32(inner) * slope_y,
-            slope_y,
-            part_x + np.float32(inner) * slope_x,
-            slope_x,
-            line[x + inner : x + outer],
-        )
+        # Beyond the edge all rows are alike.
+        row = min(max(row, 1 - PADDING), height - 3 + PADDING) + PADDING
+        # Pixels whose four neighbours along the row all lie in the prepared frame.
+        start = min(max(first, 1 - PADDING - whole_x), after)
+        end = max(min(after, width - 2 + PADDING - whole_x), start)
+        down, right = np.float32(whole_y), np.float32(whole_x)
+        if start > first:
+            _warp_column(padded, row, 0, spread, i, part, down, first, start, line)
+        _warp_run(padded, row, whole_x + PADDING, spread, i, part, down, right, start, end, line)
+        if after > end:
+            _warp_column(padded, row, width + 2 * PADDING - 1, spread, i, part, down, end, after, line)
     return first_inside, after_inside
 
 
@@ -239,9 +194,10 @@ def _warp_row(y, padded, field, places, parts, line):  # type: ignore[no-untyped
 def warp_frame(padded, field, corrected):  # type: ignore[no-untyped-def]
     """Sample a prepared frame along the field by cubic convolution, into `corrected` (y, x) float32; outside, the edge is repeated."""
     height, width = corrected.shape
-    places, parts = np.empty((width, 4), np.int32), np.empty((width, 4), np.float32)
+    spread, runs = np.empty((len(field), 2, width), np.float32), np.empty((width, 4), np.int64)
+    spread_field(field, spread)
     for y in range(height):
-        _warp_row(y, padded, field, places, parts, corrected[y])
+        _warp_row(y, padded, spread, field.shape[1], runs, corrected[y])
 
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -269,10 +225,11 @@ def correct_frame(padded, field, offset, template, whole, corrected):  # type: i
         Pearson correlation of the corrected frame with the template over the pixels inside the frame.
     """
     height, width = corrected.shape
-    places, parts = np.empty((width, 4), np.int32), np.empty((width, 4), np.float32)
+    spread, runs = np.empty((len(field), 2, width), np.float32), np.empty((width, 4), np.int64)
     line, sums = np.empty(width, np.float32), np.zeros(6)
+    spread_field(field, spread)
     for y in range(height):
-        first, after = _warp_row(y, padded, field, places, parts, line)
+        first, after = _warp_row(y, padded, spread, field.shape[1], runs, line)
         if after > first:
             _correlate_row(line, first, after, offset, template[y], sums)
         _store(line, whole, corrected[y])

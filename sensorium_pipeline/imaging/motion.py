@@ -263,8 +263,7 @@ class _Correction:
 
         def work(span: range) -> None:
             padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
-            whole = np.empty((height, width), np.float32)
-            small = whole if self.factor == 1 else np.empty((height // 2, width // 2), np.float32)
+            small = np.empty((height // self.factor, width // self.factor), np.float32)
             half = np.empty((small.shape[0] // 2, small.shape[1] // 2), np.float32)
             for n in span:
                 reason[n] = _condition(raw[n])
@@ -281,9 +280,8 @@ class _Correction:
                     reason[n] = UNLIKE
                 elif certain:
                     known[n] = True
-                    if self.factor == 2:
-                        bin_frame(padded, PADDING, 1, whole)
-                    self.measurer.measure(whole, found.peak.gain, found.field * np.float32(self.factor), evidence[n])
+                    field = found.field * np.float32(self.factor)
+                    self.measurer.measure(padded, found.offset, found.peak.gain, field, evidence[n], margin=PADDING)
 
         share(work, count, self.pool, self.threads)
         self.measured[start : start + count] = known

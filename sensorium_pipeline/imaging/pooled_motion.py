@@ -134,7 +134,7 @@ def _evidence(
     def work(span: range) -> None:
         for n in span:
             field = np.broadcast_to(places[n], (*aligner.nodes, 2)).astype(np.float32)
-            aligner.measure(images[n], np.float32(1), field, evidence[n])
+            aligner.measure(images[n], np.float32(images[n].mean()), np.float32(1), field, evidence[n])
 
     share(work, len(images), pool, threads)
     # Evidence is what the information makes of the field, less the gradient that remains: this alone was measured.
