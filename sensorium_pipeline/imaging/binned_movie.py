@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium_pipeline.imaging.block_memory import BlockMemory
 from sensorium_pipeline.imaging.cell_kernels import bin_frames, high_pass_all, remove_background, weigh_rows
 from sensorium_pipeline.progress import Progress, ProgressCallback
 from sensorium_pipeline.recordings.movie import Movie
@@ -43,11 +44,11 @@ class BinnedMovie:
     coarse: Float32
     rate: float
 
-    def window(self, rows: slice, columns: slice) -> Float32:
-        """A window of the plane as a new array (y, x, bins)."""
+    def window(self, rows: slice, columns: slice, memory: BlockMemory) -> Float32:
+        """A window of the plane as an array (y, x, bins) in `memory`."""
         bins, (height, width) = self.coarse.shape[2], self.shape
-        result = np.empty((rows.stop - rows.start, columns.stop - columns.start, bins), np.float32)
-        lines = np.empty((BINS_AT_ONCE, len(result), width), np.float32)
+        result = memory.array(rows.stop - rows.start, columns.stop - columns.start, bins)
+        lines = memory.array(BINS_AT_ONCE, len(result), width)
         with self.path.open("rb", buffering=0) as file:
             for start in range(0, bins, BINS_AT_ONCE):
                 part = lines[: min(BINS_AT_ONCE, bins - start)]
@@ -146,8 +147,9 @@ class Neuropil:
         columns = slice(int(first_x[0]), int(first_x[-1]) + weights_x.shape[1])
         rows = weigh_rows(np.ascontiguousarray(self.coarse[:, columns]), first_y, weights_y)
         corner = (window[0].start, window[1].start)
+        high_pass_all(stack, length)
         return remove_background(
-            stack, length, rows, first_x - columns.start, weights_x, self.around, self.inverse, COARSENING, corner, *NEUROPIL_FACTOR
+            stack, rows, first_x - columns.start, weights_x, self.around, self.inverse, COARSENING, corner, *NEUROPIL_FACTOR
         )
 
 

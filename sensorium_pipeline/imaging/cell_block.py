@@ -9,11 +9,13 @@ import scipy.special
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sensorium_pipeline.imaging.block_memory import BlockMemory
 from sensorium_pipeline.imaging.cell_kernels import (
     add_turned,
     event_energy,
     fit_footprint,
     footprint_of,
+    piece_of,
     smooth,
     step_noise,
     subtract,
@@ -122,6 +124,7 @@ def find_cells(
     pixel_size: float | None,
     places: float,
     origin: tuple[int, int],
+    memory: BlockMemory,
 ) -> list[BlockCell]:
     """Cells of a block.
 
@@ -133,6 +136,7 @@ def find_cells(
         pixel_size: um, where known.
         places: part of the plane that the block is responsible for, of which it may use up as much of `false_seeds`.
         origin: y, x of the block's first pixel in the plane.
+        memory: room for more stacks.
     """
     usual = float(np.median(noise[noise > 0])) if (noise > 0).any() else 1.0
     # A pixel that hardly varies (beyond the edge of the field) must not become loud.
@@ -140,7 +144,7 @@ def find_cells(
     stack *= np.where(inside, 1 / noise, 0)[:, :, None].astype(np.float32)
     if not stack.any():
         return []
-    search = _Search(stack, inside, parameters, pixel_size, places, origin)
+    search = _Search(stack, inside, parameters, pixel_size, places, origin, memory)
     cells = _merge(search.run(), parameters)
     _refine(stack, cells, rounds=2)
     rest = _without_unions(stack, cells, parameters)
@@ -174,6 +178,7 @@ class _Search:
         pixel_size: float | None,
         places: float,
         origin: tuple[int, int],
+        memory: BlockMemory,
     ) -> None:
         self.stack, self.part = stack, parameters.mask
         largest = parameters.diameters(pixel_size)[1]
@@ -181,7 +186,7 @@ class _Search:
         self.reach = int(np.clip(0.7 * largest, 8, 24))  # px from the seed that a footprint can extend to
         self.kernels = [_gaussian(scale) for scale in self.scales]
         self.strides = [max(int(scale / 1.4), 1) for scale in self.scales]
-        self.smoothed = [_smoothed(stack, kernel, stride) for kernel, stride in zip(self.kernels, self.strides, strict=True)]
+        self.smoothed = [_smoothed(stack, kernel, stride, memory) for kernel, stride in zip(self.kernels, self.strides, strict=True)]
         self.noise = [_typical_noise(smoothed) for smoothed in self.smoothed]
         self.energy = [event_energy(smoothed, noise, EVENT) for smoothed, noise in zip(self.smoothed, self.noise, strict=True)]
         generator = np.random.default_rng(origin)
@@ -250,8 +255,8 @@ class _Search:
         return slice(start[0], start[0] + blurred.shape[0]), slice(start[1], start[1] + blurred.shape[1])
 
 
-def _smoothed(stack: Float32, kernel: Float32, stride: int) -> Float32:
-    result = np.empty((-(-stack.shape[0] // stride), -(-stack.shape[1] // stride), stack.shape[2]), np.float32)
+def _smoothed(stack: Float32, kernel: Float32, stride: int, memory: BlockMemory) -> Float32:
+    result = memory.array(-(-stack.shape[0] // stride), -(-stack.shape[1] // stride), stack.shape[2])
     smooth(stack, kernel, stride, result)
     return result
 
@@ -334,8 +339,7 @@ def _connected(footprint: Float32, part: float, seed: tuple[int, int] | None = N
         peak = (best[0] + near[0].start, best[1] + near[1].start)
     if footprint[peak] <= 0:
         return np.zeros_like(footprint)
-    pieces, _ = ndimage.label(footprint > part * footprint[peak])
-    return np.where(pieces == pieces[peak], footprint, 0).astype(np.float32)
+    return np.asarray(piece_of(footprint, np.float32(part * footprint[peak]), *peak), np.float32)
 
 
 def _quiet(cell: _Cell) -> Float32:

@@ -45,52 +45,77 @@ def bin_frames(frames, use, size, means, coarse, first_bin, square):  # type: ig
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
+def add_weighted(target, weights, series, first):  # type: ignore[no-untyped-def]
+    """Add to target (bins,) the rows of `series` (rows, bins) from `first` on times `weights`, four in one pass: fewer loads and stores."""
+    k, many = 0, len(weights)
+    while k + 4 <= many:
+        a, b, c, d = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        row_a, row_b, row_c, row_d = series[first + k], series[first + k + 1], series[first + k + 2], series[first + k + 3]
+        for t in range(len(target)):
+            target[t] += a * row_a[t] + b * row_b[t] + c * row_c[t] + d * row_d[t]
+        k += 4
+    while k < many:
+        a, row_a = weights[k], series[first + k]
+        for t in range(len(target)):
+            target[t] += a * row_a[t]
+        k += 1
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
 def high_pass(series, length, sums):  # type: ignore[no-untyped-def]
-    """Take the running mean over `length` samples, fewer at the ends, from a series in place; `sums` is room for one more sample."""
-    count = len(series)
-    mean = np.float32(0)
-    for t in range(count):
-        mean += series[t]
-    mean /= np.float32(count)
-    sums[0] = 0
-    for t in range(count):
-        sums[t + 1] = sums[t] + (series[t] - mean)
+    """Take the running mean over `length` samples, fewer at the ends, from four series (4, bins) in place.
+
+    `sums` (bins + 1, 4) float64 is room. Four sums grow side by side, since each alone would wait for its last addition.
+    """
+    bins = series.shape[1]
     half = length // 2
-    for t in range(count):
-        first, last = max(t - half, 0), min(t + half + 1, count)
-        series[t] -= mean + np.float32((sums[last] - sums[first]) / (last - first))
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    sums[0] = 0
+    for t in range(bins):
+        a += series[0, t]
+        b += series[1, t]
+        c += series[2, t]
+        d += series[3, t]
+        sums[t + 1, 0], sums[t + 1, 1], sums[t + 1, 2], sums[t + 1, 3] = a, b, c, d
+    for t in range(bins):
+        first, last = max(t - half, 0), min(t + half + 1, bins)
+        scale = 1.0 / (last - first)
+        for k in range(4):
+            series[k, t] -= np.float32((sums[last, k] - sums[first, k]) * scale)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def high_pass_all(stack, length):  # type: ignore[no-untyped-def]
-    """`high_pass` of every pixel of a stack."""
-    sums = np.empty(stack.shape[2] + 1, np.float64)
-    for y in range(stack.shape[0]):
-        for x in range(stack.shape[1]):
-            high_pass(stack[y, x], length, sums)
+    """`high_pass` of every pixel of a stack, in place."""
+    height, width, bins = stack.shape
+    sums, room = np.empty((bins + 1, 4), np.float64), np.zeros((4, bins), np.float32)
+    for y in range(height):
+        for x in range(0, width - 3, 4):
+            high_pass(stack[y, x : x + 4], length, sums)
+        left = width - width % 4
+        if left < width:
+            room[: width - left] = stack[y, left:]
+            high_pass(room, length, sums)
+            stack[y, left:] = room[: width - left]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def weigh_rows(coarse, first, weights):  # type: ignore[no-untyped-def]
     """Rows of a stack (y, x, bins) as weighted sums of those of `coarse`: `weights` (y, taps) from row `first` (y,) on."""
-    height, taps = weights.shape
+    height = len(weights)
     result = np.zeros((height, coarse.shape[1], coarse.shape[2]), np.float32)
     for y in range(height):
-        for k in range(taps):
-            weight = weights[y, k]
-            for x in range(coarse.shape[1]):
-                for t in range(coarse.shape[2]):
-                    result[y, x, t] += weight * coarse[first[y] + k, x, t]
+        for x in range(coarse.shape[1]):
+            add_weighted(result[y, x], weights[y], coarse[:, x], first[y])
     return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def remove_background(stack, length, rows, first, weights, around, inverse, square, corner, least, most):  # type: ignore[no-untyped-def]
-    """High-pass every pixel of a stack in time and take its neuropil away, in place; returns the noise (y, x).
+def remove_background(stack, rows, first, weights, around, inverse, square, corner, least, most):  # type: ignore[no-untyped-def]
+    """Take the neuropil of every pixel of a stack away, in place; returns the noise (y, x).
 
     Args:
-        stack: (y, x, bins) float32, a window of the plane with its first pixel at `corner` (y, x).
-        length: bins of the high pass.
+        stack: (y, x, bins) float32, a window of the plane with its first pixel at `corner` (y, x), without slow changes.
         rows: (y, columns, bins) float32, smooth neuropil in the rows of the window at columns of the coarse grid.
         first, weights: (x,) and (x, taps), how the pixels of a row follow from those columns.
         around: (squares y, squares x, directions, bins) float32, brightness around every square of the plane.
@@ -105,17 +130,13 @@ def remove_background(stack, length, rows, first, weights, around, inverse, squa
     height, width, bins = stack.shape
     directions = around.shape[2]
     noise = np.empty((height, width), np.float32)
-    sums, smooth_here = np.empty(bins + 1, np.float64), np.empty(bins, np.float32)
-    product = np.empty(directions, np.float32)
+    smooth_here = np.empty(bins, np.float32)
+    product, shares = np.empty(directions, np.float32), np.empty(directions, np.float32)
     for y in range(height):
         for x in range(width):
             series = stack[y, x]
-            high_pass(series, length, sums)
             smooth_here[:] = 0
-            for k in range(weights.shape[1]):
-                weight = weights[x, k]
-                for t in range(bins):
-                    smooth_here[t] += weight * rows[y, first[x] + k, t]
+            add_weighted(smooth_here, weights[x], rows[y], first[x])
             shared, power = np.float32(0), np.float32(0)
             for t in range(bins):
                 shared += series[t] * smooth_here[t]
@@ -125,17 +146,16 @@ def remove_background(stack, length, rows, first, weights, around, inverse, squa
                 series[t] -= factor * smooth_here[t]
             row, column = (corner[0] + y) // square, (corner[1] + x) // square
             for k in range(directions):
-                total = np.float32(0)
+                shown, total = around[row, column, k], np.float32(0)
                 for t in range(bins):
-                    total += series[t] * around[row, column, k, t]
+                    total += series[t] * shown[t]
                 product[k] = total
             for k in range(directions):
                 share = np.float32(0)
                 for j in range(directions):
-                    share += inverse[row, column, k, j] * product[j]
-                if share != 0:
-                    for t in range(bins):
-                        series[t] -= share * around[row, column, k, t]
+                    share -= inverse[row, column, k, j] * product[j]
+                shares[k] = share
+            add_weighted(series, shares, around[row, column], 0)
             total = np.float32(0)
             for t in range(1, bins):
                 step = series[t] - series[t - 1]
@@ -148,7 +168,7 @@ def remove_background(stack, length, rows, first, weights, around, inverse, squa
 def smooth(stack, weights, stride, result):  # type: ignore[no-untyped-def]
     """Every `stride`-th row and column of a stack (y, x, bins) after convolution with `weights` along both; zero beyond the edges.
 
-    `result` (y / stride, x / stride, bins), overwritten, is given, since arrays that numpy makes lie in large pages of memory.
+    `result` (y / stride, x / stride, bins) is overwritten.
     """
     height, width, bins = stack.shape
     reach = len(weights) // 2
@@ -197,6 +217,26 @@ def event_energy(stack, noise, threshold):  # type: ignore[no-untyped-def]
                 value = stack[y, x, t]
                 total += value * value if value > level else np.float32(0)
             result[y, x] = total / (noise[y, x] * noise[y, x])
+    return result
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def piece_of(footprint, level, y, x):  # type: ignore[no-untyped-def]
+    """Footprint (y, x) without what is not joined to the pixel (y, x), side by side, by pixels above `level`."""
+    height, width = footprint.shape
+    result = np.zeros_like(footprint)
+    open_y, open_x = np.empty(footprint.size, np.int64), np.empty(footprint.size, np.int64)
+    open_y[0], open_x[0], many = y, x, 1
+    result[y, x] = footprint[y, x]
+    while many > 0:
+        many -= 1
+        y, x = open_y[many], open_x[many]
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            to_y, to_x = y + down, x + right
+            if 0 <= to_y < height and 0 <= to_x < width and footprint[to_y, to_x] > level and result[to_y, to_x] == 0:
+                result[to_y, to_x] = footprint[to_y, to_x]
+                open_y[many], open_x[many] = to_y, to_x
+                many += 1
     return result
 
 

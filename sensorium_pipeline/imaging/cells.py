@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.binned_movie import bin_movie, measure_neuropil
+from sensorium_pipeline.imaging.block_memory import BlockMemory
 from sensorium_pipeline.imaging.cell_block import BlockCell, find_cells
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
@@ -100,18 +102,28 @@ def segment(
         neuropil = measure_neuropil(binned, max(parameters.neuropil_scale, largest / 2))
         length = max(round(parameters.high_pass * binned.rate), 1)
 
+        memories: SimpleQueue[BlockMemory] = SimpleQueue()
+        for _ in range(max(threads, 1)):
+            memories.put(BlockMemory())
+
         def work(block: _Block) -> list[BlockCell]:
-            stack = binned.window(*block.outer)
-            noise = neuropil.remove(stack, block.outer, length)
-            found = find_cells(
-                stack,
-                noise,
-                inside[block.outer],
-                parameters,
-                pixel_size=pixel_size,
-                places=noise.size / inside.size,
-                origin=block.origin,
-            )
+            memory = memories.get()
+            try:
+                memory.start()
+                stack = binned.window(*block.outer, memory)
+                noise = neuropil.remove(stack, block.outer, length)
+                found = find_cells(
+                    stack,
+                    noise,
+                    inside[block.outer],
+                    parameters,
+                    pixel_size=pixel_size,
+                    places=noise.size / inside.size,
+                    origin=block.origin,
+                    memory=memory,
+                )
+            finally:
+                memories.put(memory)
             return [cell for cell in found if block.owns(cell.centroid)]
 
         found: list[BlockCell] = []
