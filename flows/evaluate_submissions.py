@@ -6,7 +6,6 @@ from prefect import flow, get_run_logger
 from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict
 
-from flows.publish_rankings import publish_rankings
 from sensorium_pipeline.compute import at_worker_start, cluster_address
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.evaluation import is_current
@@ -17,6 +16,7 @@ from sensorium_pipeline.submissions.inbox import Decision, RequestDecision
 from sensorium_pipeline.submissions.isolation import report_isolation
 from tasks.cancellation import cancellable
 from tasks.common import WAITING
+from tasks.ranking import publish_tables
 from tasks.submission import SubmissionResult, evaluate_submission
 from tasks.workspaces import settings_for, workspace_at
 
@@ -79,7 +79,7 @@ def evaluate_submissions(
             # Prefect takes a state that a flow returns for the state of the run.
             return cast(EvaluationSummary, Cancelled(message="What was trained so far is kept; the next run goes on with it."))
     if publish:
-        publish_rankings(current.name, root)
+        publish_tables(current.name, root)
     if broken:
         raise PlatformError(
             "the platform failed on some submissions", where=", ".join(broken), advice="Their task runs say why; the next run tries again."

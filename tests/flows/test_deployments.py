@@ -21,9 +21,11 @@ from small_world import MEAN_RESPONSE, RELEASE, SENSORIUM, World, send, true_pre
 
 from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.services import Services
+from sensorium_pipeline.sessions.release import create_release, read_release
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
+OTHER_RELEASE = "other"
 FOREIGN = ("PREFECT_", "SENSORIUM_", "DASK_", "DO_NOT_TRACK")
 
 
@@ -61,6 +63,7 @@ def up(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     world = world.copy(folder)
     predictions = true_predictions(world.workspace, SENSORIUM, 1.0)
     send(world.workspace, write_file_submission(folder / "file", "File", SENSORIUM, predictions), "nightly-team", "sensorium")
+    create_release(world.workspace, OTHER_RELEASE, [session.name for session in read_release(world.workspace.open, RELEASE).sessions])
     done = sensorium("up", "--root", world.root, "--json")
     try:
         assert done.returncode == 0, done.stderr
@@ -93,7 +96,7 @@ def test_nothing_phones_home(up: Up) -> None:
 
 
 def test_the_nightly_cron_has_scheduled_runs_in_its_time_zone(up: Up) -> None:
-    deployment = up.api("/deployments/name/evaluate-submissions/nightly")
+    deployment = up.api("/deployments/name/evaluate-all-releases/nightly")
     assert [(each["schedule"]["cron"], each["schedule"]["timezone"], each["active"]) for each in deployment["schedules"]] == [
         ("0 2 * * *", "Europe/Berlin", True)
     ]
@@ -110,28 +113,30 @@ def test_the_nightly_cron_has_scheduled_runs_in_its_time_zone(up: Up) -> None:
 def test_every_flow_is_deployed(up: Up) -> None:
     flows = {flow["id"]: flow["name"] for flow in up.api("/flows/filter", {})}
     assert {f"{flows[each['flow_id']]}/{each['name']}" for each in up.api("/deployments/filter", {})} == {
-        "evaluate-submissions/nightly",
+        "evaluate-all-releases/nightly",
+        "evaluate-submissions/evaluate",
         "ingest-session/on-demand",
         "publish-rankings/publish",
         "audit-release/audit",
     }
 
 
-def test_a_run_asked_for_through_the_api_evaluates_and_publishes(up: Up) -> None:
-    deployment = up.api("/deployments/name/evaluate-submissions/nightly")
-    run = up.api(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"release": RELEASE}})
+def test_a_night_evaluates_and_publishes_every_release(up: Up) -> None:
+    deployment = up.api("/deployments/name/evaluate-all-releases/nightly")
+    run = up.api(f"/deployments/{deployment['id']}/create_flow_run", {})
     deadline = time.monotonic() + 120
     while (state := up.api(f"/flow_runs/{run['id']}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
         assert time.monotonic() < deadline, state
         time.sleep(0.5)
     assert state["type"] == "COMPLETED", state["message"]
+    assert latest_publication(up.world.workspace.open, OTHER_RELEASE) is not None
     publication = latest_publication(up.world.workspace.open, RELEASE)
     assert publication is not None
     table = publication.table("sensorium", "test")
     assert table is not None
     assert [(row.team, row.rank) for row in table.rows] == [("nightly-team", 1)]
     # The command line finds these services, and has nothing to add.
-    again = sensorium("publish", "--root", up.world.root, "--json")
+    again = sensorium("publish", "--release", RELEASE, "--root", up.world.root, "--json")
     assert again.returncode == 0, again.stderr
     published = json.loads(again.stdout)
     assert (published["new"], published["number"]) == (False, publication.number)
@@ -144,7 +149,7 @@ def test_cancelling_a_deployed_run_ends_its_training(up: Up, tmp_path: Path) -> 
     if probe_isolation().tier is IsolationTier.REFUSE:
         pytest.skip("no isolation here")
     send(up.world.workspace, write_code(tmp_path / "endless", "Endless", code), "endless", "sensorium")
-    deployment = up.api("/deployments/name/evaluate-submissions/nightly")
+    deployment = up.api("/deployments/name/evaluate-submissions/evaluate")
     run = up.api(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"release": RELEASE}})
 
     def sandboxes() -> list[psutil.Process]:
