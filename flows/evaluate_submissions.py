@@ -1,4 +1,4 @@
-"""Submissions -> predictions in isolation -> scores -> ranking -> publication: the nightly flow."""
+"""Submissions -> predictions in isolation -> scores -> ranking -> publication."""
 
 from typing import Literal, cast
 

@@ -55,7 +55,7 @@ def evaluate(
         from flows.evaluate_submissions import evaluate_submissions
 
         try:
-            summary = evaluate_submissions(release, settings.root, only)
+            summary = evaluate_submissions(chosen.name, settings.root, only)
         except CancelledRun as error:
             problem = "the run was cancelled in Prefect"
             raise PlatformError(problem, where="evaluate", advice="What was finished is kept; run it again to go on.") from error
@@ -105,11 +105,14 @@ def rank(track: TrackOption, tier: TierOption = "test", release: ReleaseName = N
 
 def publish(release: ReleaseName = None, root: Root = None, json: Json = False) -> None:
     """Compute and publish every table that the release may show now."""
+    from sensorium_pipeline.sessions.release import choose_release
+
     settings = settings_of(root)
+    chosen = choose_release(workspace_of(root).open, release)
     with flows_ready(settings):
         from flows.publish_rankings import publish_rankings
 
-        published = publish_rankings(release, settings.root)
+        published = publish_rankings(chosen.name, settings.root)
     if json:
         print_json(published)
         return
