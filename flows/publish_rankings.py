@@ -3,7 +3,7 @@
 from prefect import flow
 
 from sensorium_pipeline.rankings.publication import Published
-from tasks.ranking import compute_rankings, publish_tables
+from tasks.ranking import publish_tables
 
 
 @flow(name="publish-rankings", flow_run_name="publish {release}")
@@ -14,4 +14,4 @@ def publish_rankings(release: str | None = None, root: str | None = None) -> Pub
         release: name of the release; the only one where it is left out.
         root: root URL of the workspace; the environment's where it is left out.
     """
-    return publish_tables(release, compute_rankings(release, root), root)
+    return publish_tables(release, root)

@@ -76,6 +76,7 @@ def prefect_environment(folder: Path, api_url: str) -> dict[str, str]:
     return {
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",

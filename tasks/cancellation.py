@@ -1,4 +1,4 @@
-"""Cancelling a flow run in Prefect: whoever works for it learns of it within a second or two and ends by himself."""
+"""Cancelling a flow run in Prefect: whoever works for it learns of it within seconds and ends by himself."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext, TaskRunContext
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 _stopped: dict[UUID, threading.Event] = {}
 
 

@@ -13,9 +13,12 @@ from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
 from tasks.workspaces import workspace_at
 
 
-@task(name="compute rankings", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
-def compute_rankings(release: str | None, root: str | None) -> list[RankingTable]:
-    """Rank both tracks on the tiers that the release has opened; each table becomes an artifact."""
+@task(name="publish tables", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
+def publish_tables(release: str | None, root: str | None) -> Published:
+    """Rank both tracks on the tiers that the release has opened, and publish; the same tables again make no new generation.
+
+    Each table becomes an artifact.
+    """
     workspace = workspace_at(root)
     chosen = choose_release(workspace.open, release)
     tables = rank_all(workspace, chosen)
@@ -25,14 +28,6 @@ def compute_rankings(release: str | None, root: str | None) -> list[RankingTable
             table=[_cells(row, table) for row in range(len(table.rows))],
             description=f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier, release {chosen.name}",
         )
-    return tables
-
-
-@task(name="publish tables", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
-def publish_tables(release: str | None, tables: list[RankingTable], root: str | None) -> Published:
-    """Publish the tables; the same tables again make no new generation."""
-    workspace = workspace_at(root)
-    chosen = choose_release(workspace.open, release)
     final_open = "final_test" in chosen.opened_tiers
     published = publish(workspace.open, chosen.name, tables, final_open=final_open, time=datetime.now(UTC))
     create_link_artifact(key="ranking-page", link=published.page, link_text=f"Ranking page of release {chosen.name}")

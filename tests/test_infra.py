@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from prefect import Flow
 from pydantic import BaseModel
 
 from sensorium_pipeline.cli import app
@@ -76,14 +75,6 @@ def _example_variables(name: str) -> set[str]:
 def test_every_variable_is_one_that_the_settings_read(path: Path) -> None:
     named = set(re.findall(r"\bSENSORIUM_[A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
     assert named <= _variables(Settings, "SENSORIUM_")
-
-
-def test_every_deployment_is_a_flow_of_this_package() -> None:
-    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert deployments
-    for deployment in deployments:
-        module, name = deployment["entrypoint"].rsplit(".", 1)
-        assert isinstance(getattr(importlib.import_module(module), name), Flow)
 
 
 def test_registrations_name_existing_deployments() -> None:
