@@ -35,6 +35,7 @@ ROUNDS = 5  # of alternating regression
 MOST_CELLS = 1000  # in a block
 UNION = 0.75  # part of a mask that others cover, from which it is their union
 CERTAIN = 7.0  # footprints that stand out less, over the error of a pixel, are smoothed by a px or nearly
+SHARPEST = 2.0  # power that a smoothed footprint is raised to at most
 RING = (2, 5)  # px from a mask where only what is no cell shows its trace, too
 FLOOR = 0.1  # part of its maximum below which a footprint ends
 
@@ -151,7 +152,7 @@ def find_cells(
     _refine(stack, rest, rounds=ROUNDS)
     result = []
     for cell in rest:
-        footprint = _connected(_quiet(cell), FLOOR)
+        footprint = _connected(_quiet(cell, parameters.mask), FLOOR)
         rows, columns = np.nonzero(footprint)
         if len(rows) == 0:
             continue
@@ -342,14 +343,24 @@ def _connected(footprint: Float32, part: float, seed: tuple[int, int] | None = N
     return np.asarray(piece_of(footprint, np.float32(part * footprint[peak]), *peak), np.float32)
 
 
-def _quiet(cell: _Cell) -> Float32:
-    """The footprint, smoothed where its pixels are uncertain: each was regressed with an error of 1 over the norm of the trace."""
+def _quiet(cell: _Cell, part: float) -> Float32:
+    """The footprint, smoothed where its pixels are uncertain: each was regressed with an error of 1 over the norm of the trace.
+
+    Smoothing by s widens a Gaussian of variance v; the power (v + s^2) / v takes that back.
+    """
     footprint = cell.footprint
     certainty = float(footprint.max(initial=0.0) * np.linalg.norm(cell.trace))
     scale = float(np.clip(CERTAIN / max(certainty, 1e-6), 0.0, 1.0))
     if scale < 0.3:
         return footprint
-    return np.asarray(ndimage.gaussian_filter(np.pad(footprint, 2), scale)[2:-2, 2:-2] * (footprint > 0), np.float32)
+    smoothed = _connected(ndimage.gaussian_filter(np.pad(footprint, 2), scale)[2:-2, 2:-2] * (footprint > 0), FLOOR)
+    peak = float(smoothed.max(initial=0.0))
+    if peak <= 0:
+        return smoothed
+    # The variance of a Gaussian that reaches down to the given part of its maximum within the area.
+    variance = np.count_nonzero(smoothed > part * peak) / (2 * np.pi * np.log(1 / part))
+    power = min(variance / max(variance - scale**2, 1e-6), SHARPEST)
+    return np.asarray(peak * (smoothed / peak) ** power, np.float32)
 
 
 def _box(footprint: NDArray[Any]) -> Window:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
@@ -62,6 +63,21 @@ def test_a_cell_on_the_border_of_two_blocks_is_found_once(tmp_path: Path) -> Non
     cells = find(plane.movie, tmp_path)
     assert len(plane.matches(cells.neuron, cells.pixel, cells.weight)) == 4
     assert cells.kept.sum() == 4
+
+
+def test_masks_of_small_faint_cells_are_no_larger_than_the_cells(tmp_path: Path) -> None:
+    """What quietens a faint footprint also blurs it, which for a cell of four pixels across would be as large as the cell."""
+    generator = np.random.default_rng(4)
+    centres = [(y + generator.random(), x + generator.random()) for y in range(12, 70, 14) for x in range(12, 70, 14)]
+    rows, columns = np.mgrid[:78, :78]
+    footprints = np.stack([np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 3.0) for y, x in centres])
+    added = 35.0 * np.stack([np.convolve(row, np.exp(-np.arange(40) / 5))[:1200] for row in generator.poisson(0.02, (len(centres), 1200))])
+    movie = ArrayMovie(generator.normal(300 + np.einsum("nt,nyx->tyx", added, footprints), 25).astype(np.int16))
+    cells = find(movie, tmp_path)
+    matches = TruePlane(movie, footprints, added, np.zeros(1200)).matches(cells.neuron, cells.pixel, cells.weight)
+    assert len(matches) >= len(centres) - 1
+    areas = [np.sum(cells.weight[cells.neuron == cell] > 0.2 * cells.weight[cells.neuron == cell].max()) for cell in matches.values()]
+    assert np.median(areas) == pytest.approx(np.median([np.sum(one > 0.2) for one in footprints]), rel=0.15)
 
 
 def test_no_cells_in_noise_and_neuropil(tmp_path: Path) -> None:
