@@ -19,7 +19,7 @@ from sensorium_pipeline.imaging.deconvolution import deconvolve
 from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters, SegmenterName
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
-from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMotion
 from sensorium_pipeline.imaging.quality import PlaneMetrics, judge
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, stage_keys
@@ -115,6 +115,13 @@ def extract_movie(
         for folder in scratch.glob("*"):
             if folder.name not in keys.motion:
                 shutil.rmtree(folder)
+        drawn: dict[str, bytes] = {}
+
+        def draw(known: PlaneMotion) -> None:
+            from sensorium_pipeline.imaging.pictures import draw_after_motion
+
+            drawn.update(draw_after_motion(known))
+
         plane = extract_plane(
             opened.movie,
             frame_rate=frame_rate,
@@ -125,11 +132,12 @@ def extract_movie(
             finished=StageResults(Store("unfinished", RootSettings(url=str(unfinished / "stages"))), keys),
             name=str(movie),
             progress=progress,
+            after_motion=draw,
         )
         result = unfinished / "result"
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()
-        report = pool.submit(_report, movie.name, plane)
+        report = pool.submit(_report, movie.name, plane, drawn)
         data = to_dataset(plane)
         data.attrs["movie"], data.attrs["extraction"] = movie.name, keys.activity
         store = LocalStore(result / DATASET)
@@ -148,10 +156,10 @@ def _load_libraries() -> None:
     xr.DataArray(np.zeros(1))  # the first array loads whatever other kinds of arrays there are
 
 
-def _report(name: str, plane: PlaneExtraction) -> dict[str, bytes]:
+def _report(name: str, plane: PlaneExtraction, drawn: dict[str, bytes]) -> dict[str, bytes]:
     from sensorium_pipeline.imaging.plane_report import plane_report
 
-    return plane_report(name, plane, judge(plane.metrics))
+    return plane_report(name, plane, judge(plane.metrics), drawn)
 
 
 @contextmanager

@@ -64,8 +64,8 @@ class Pace:
     def left(self, progress: Progress) -> str:
         """ "17 s left"; empty while it is not known, and at the end."""
         rate = self._rates.get(progress.stage)
-        if rate is None or progress.done >= progress.total:
-            return ""
+        if rate is None or progress.done >= progress.total or progress.detail.endswith(" left"):
+            return ""  # training knows better, as it may stop early
         seconds = (progress.total - progress.done) / rate
         if seconds < 90:
             return f"{seconds:.0f} s left"

@@ -91,7 +91,10 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> No
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; where the output is no terminal, it is as wide as it needs to be."""
+    """Print a table; where the output is no terminal, it is as wide as it needs to be. Without rows it says so."""
+    if not rows:
+        console.print(f"{title}: none")
+        return
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

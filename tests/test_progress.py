@@ -32,6 +32,7 @@ def test_speed_and_time_left(clock: Callable[[float], float]) -> None:
     assert say(0) == "motion 0/2000 frames"
     assert say(100, 2.0) == "motion 100/2000 frames, 50 frames/s, 38 s left"
     assert say(200, 2.0, "48 frames/s, read from disk") == "motion 200/2000 frames, 48 frames/s, read from disk, 36 s left"
+    assert say(200, 0.0, "epoch 3, at most 5 s left") == "motion 200/2000 frames, epoch 3, at most 5 s left"
     assert say(240, 236.0) == "motion 240/2000 frames, 1 frames/s, 29 min left"
     assert say(250, 3600.0) == "motion 250/2000 frames, 0.0651 frames/s, 7 h 28 min left"
     assert say(2000, 100.0).endswith("frames/s")

@@ -37,6 +37,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate every submission that is new, then publish the tables; what was evaluated before is not run again."""
+    from sensorium_pipeline.rankings.publication import latest_page
     from sensorium_pipeline.sessions.release import choose_release
     from sensorium_pipeline.tables import nothing_new
 
@@ -48,6 +49,7 @@ def evaluate(
             print_json({"release": chosen.name, "evaluated": [], "known": known, "refused": []})
         else:
             console.print(f"0 evaluated, {len(known)} known before")
+            console.print(f"Ranking page: {latest_page(workspace.open, chosen.name)}", highlight=False)
         return
     with flows_ready(settings):
         from prefect.exceptions import CancelledRun
@@ -67,6 +69,7 @@ def evaluate(
     for refused in summary.refused:
         console.print(f"{refused.identifier} was not taken in: {refused.reason}", highlight=False)
     console.print(f"{len(summary.evaluated)} evaluated, {len(summary.known)} known before")
+    console.print(f"Ranking page: {latest_page(workspace.open, chosen.name)}", highlight=False)
 
 
 def score(
@@ -120,7 +123,7 @@ def publish(release: ReleaseName = None, root: Root = None, json: Json = False) 
     for change in published.changes:
         for row in change.rows:
             console.print(f"  {change.track} {change.tier}: {row.team}/{row.model}: {row.reason}")
-    console.print(f"Page: {published.page}")
+    console.print(f"Ranking page: {published.latest}", highlight=False)
 
 
 def explain(

@@ -15,6 +15,7 @@ from sensorium_pipeline.cli.benchmark import print_ranking
 from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
 from sensorium_pipeline.hidden_scores import HIDDEN_TIERS
 from sensorium_pipeline.progress import ProgressCallback
+from sensorium_pipeline.rankings.publication import latest_page
 from sensorium_pipeline.rankings.records import RankingTable
 from sensorium_pipeline.recordings.simulation import simulate_recording, truth_folder
 from sensorium_pipeline.recordings.simulation_parameters import SimulationParameters
@@ -103,7 +104,7 @@ def run_demo(folder: Path, show: ProgressCallback, *, s3: bool) -> Demonstration
         return Demonstration(
             folder=folder,
             tables=rank_all(workspace, read_release(workspace.open, RELEASE)),
-            page=f"{workspace.open.url}/publications/{RELEASE}/index.html",
+            page=latest_page(workspace.open, RELEASE),
             truth={record.name: _beside_truth(workspace, record, folder / "raw") for record in records},
             reports={record.name: dataset_url(workspace.lab, record.report_digest) for record in records},
             simulated=len(missing),
@@ -126,6 +127,8 @@ def print_demo(demo: Demonstration) -> None:
     for name, url in demo.reports.items():
         console.print(f"Quality report:   {url}/report.md  (session {name})", highlight=False)
     console.print(f"Look at the runs: sensorium up --root {demo.folder}, then open the Prefect URL it prints", highlight=False)
+    if demo.page.startswith("s3://"):
+        console.print(f"The S3 server has ended; its data stay in {demo.folder / 's3'}, and the same command starts it again on them.")
     if demo.simulated or demo.ingested or demo.evaluated:
         done = f"{demo.simulated} recordings simulated, {demo.ingested} sessions ingested, {demo.evaluated} submissions evaluated"
         console.print(f"New: {done}.")

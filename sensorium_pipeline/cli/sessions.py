@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sensorium_pipeline.cli.common import Json, Root, workspace_of
+from sensorium_pipeline.cli.common import Json, ReleaseName, Root, workspace_of
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.terminal import console, print_json, print_table, progress_bars
 
@@ -153,9 +153,7 @@ def export_release(
     console.print(f"{out}: session {session} as SENSORIUM 2022 laid it out", highlight=False)
 
 
-def audit(
-    release: Annotated[str | None, typer.Argument(help="Name of the release.")] = None, root: Root = None, json: Json = False
-) -> None:
+def audit(release: ReleaseName = None, root: Root = None, json: Json = False) -> None:
     """Look for leaks in the published bytes of a release; exit code 1 where there is one."""
     from sensorium_pipeline.sessions.audit import audit_session
     from sensorium_pipeline.sessions.release import choose_release

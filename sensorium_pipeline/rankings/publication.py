@@ -78,6 +78,11 @@ def latest_publication(store: Store, release: str) -> Publication | None:
     return Publication(number=number, record=record, tables=tables)
 
 
+def latest_page(store: Store, release: str) -> str:
+    """URL that always leads to the newest page of a release."""
+    return f"{store.url}/{_series(release)}/{PAGE}"
+
+
 def publish(store: Store, release: str, tables: Sequence[RankingTable], *, final_open: bool, time: datetime) -> Published:
     """Publish the tables of a release in the open store; the same tables again make no new generation.
 
@@ -170,7 +175,7 @@ def _published(
         record=record,
         new=new,
         page=f"{dataset_url(store, record.files_digest)}/{PAGE}",
-        latest=f"{store.url}/{_series(release)}/{PAGE}",
+        latest=latest_page(store, release),
         changes=changes,
     )
 

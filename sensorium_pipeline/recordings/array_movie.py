@@ -100,7 +100,9 @@ def open_zarr(path: Path, dataset: str | None) -> ZarrMovie:
                 if isinstance(item, zarr.Array):
                     found[name] = (item.shape, np.dtype(item.dtype))
     except Exception as error:  # see ZarrMovie.read
-        raise InputError(f"is a folder, and not a readable zarr array or group ({brief(error)})", where=path) from error
+        problem = f"is a folder, and not a readable zarr array or group ({brief(error)})"
+        advice = "Give a zarr folder, or the folder that holds the files of a ScanImage recording (scans/ of a raw session)."
+        raise InputError(problem, where=path, advice=advice) from error
     name = choose(path, "" if dataset is None and "" in found else dataset, found)
     shape, dtype = found[name]
     return ZarrMovie(path, name, checked_shape(shape, dtype, path, name or "array"), dtype.newbyteorder("="))

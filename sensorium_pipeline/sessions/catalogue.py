@@ -49,7 +49,7 @@ class SessionSummary(BaseModel):
 
 @dataclass(frozen=True)
 class HiddenResponses:
-    """What the scorer compares predictions with: one tier of one session.
+    """What the scorer compares predictions with: some tiers of one session, ascending by trial id.
 
     Shapes: trial_id, image_id (trials,) int64; tier (trials,) text; responses (trials, neurons) float32 in raw units; precision
     (neurons,) float32, the factor from raw to standardised units; unit_ids (neurons,) int64.
@@ -61,6 +61,13 @@ class HiddenResponses:
     responses: NDArray[np.float32]
     precision: NDArray[np.float32]
     unit_ids: NDArray[np.int64]
+
+    def of_tier(self, tier: str) -> "HiddenResponses":
+        """Trials of one tier alone."""
+        rows = self.tier == tier
+        return HiddenResponses(
+            self.trial_id[rows], self.image_id[rows], self.tier[rows], self.responses[rows], self.precision, self.unit_ids
+        )
 
 
 def list_sessions(store: Store) -> list[PublishedSession]:
@@ -173,26 +180,27 @@ def load_inputs(tree: xr.DataTree, tiers: str | Sequence[str], track: str) -> tu
     return read_array(tree, "trials/trial_id")[rows], image_id, inputs
 
 
-def load_hidden(workspace: Workspace, open_digest: str, tier: str) -> HiddenResponses:
-    """Responses of one tier for scoring, from the sealed part, or from the open part where they are shown there.
+def load_hidden(workspace: Workspace, open_digest: str, tiers: str | Sequence[str]) -> HiddenResponses:
+    """Responses of one tier or several for scoring, from the sealed part, or from the open part where it shows all of them.
 
     Raises:
-        InputError: the session has no trials of this tier.
+        InputError: the session has no trials of one of the tiers.
         OrganiserError: the session has no private record, or open and sealed part do not belong together.
     """
     tree = open_dataset(workspace.open, open_digest)
     precision, units = _statistics(tree, behavior=False).response_precision, read_array(tree, "neurons/unit_id")
-    rows = _rows(tree, [tier])
+    wanted = [tiers] if isinstance(tiers, str) else list(tiers)
+    rows = np.sort(np.concatenate([_rows(tree, [tier]) for tier in wanted]))
     role: Role = "open" if tree.attrs["role"] == "open" else "competition"
     track = known_track(tree.attrs["track"]) if tree.attrs["track"] else None
-    if tier in release_rule(role, track).response_tiers:
+    if set(wanted) <= set(release_rule(role, track).response_tiers):
         source = tree
     else:
         sealed = read_binding(workspace.sealed, open_digest).sealed_digest
         if sealed is None:
             raise OrganiserError("the session's record names no sealed part", where=open_digest, advice="Publish the session again.")
         source = open_dataset(workspace.sealed, sealed)
-    there = _rows(source, [tier])
+    there = _rows(source, wanted)
     trial_id, image_id = read_array(source, "trials/trial_id")[there], read_array(source, "trials/image_id")[there]
     expected = read_array(tree, "trials/trial_id")[rows], read_array(tree, "trials/image_id")[rows]
     if not (

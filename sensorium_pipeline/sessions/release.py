@@ -188,7 +188,7 @@ def choose_release(store: Store, name: str | None = None) -> Release:
     names = [name] if name else store.list("releases")
     if len(names) != 1:
         problem = "there are several releases" if names else "there is no release yet"
-        advice = f"Name one of {', '.join(names)}." if names else "Make one with `sensorium release`."
+        advice = f"Name one with --release: {', '.join(names)}." if names else "Make one with `sensorium release`."
         raise InputError(problem, where=store.url, advice=advice)
     return read_release(store, names[0])
 

@@ -109,7 +109,7 @@ def test_paths_that_are_not_there(sensorium, world: World, tmp_path: Path) -> No
 def test_names_that_are_not_there(sensorium, world: World, tmp_path: Path) -> None:
     root = ["--root", world.root]
     assert_one_error(sensorium("show", "9-9-9", *root), "9-9-9", SENSORIUM)
-    assert_one_error(sensorium("audit", "other", *root), "other", "trial-run")
+    assert_one_error(sensorium("audit", "--release", "other", *root), "other", "trial-run")
     assert_one_error(sensorium("release", "new", "9-9-9", *root), "9-9-9", SENSORIUM)
     assert_one_error(sensorium("release", "new", SENSORIUM, "--reference", "sensorium", *root), "--reference", "TRACK=TEAM/NAME")
     assert_one_error(sensorium("explain", "nobody", *root), "nobody", "no submission of this name")

@@ -65,10 +65,10 @@ def test_release_and_audit(sensorium, changeable: World) -> None:
     assert opened["phases"][0].pop("final_opened")
     assert {**opened, "phases": None} == {**made, "phases": None}
     assert_one_error(sensorium("audit", "--root", changeable.root), "several releases", "second")
-    reports = parsed(sensorium("audit", "second", "--root", changeable.root, "--json"))
+    reports = parsed(sensorium("audit", "--release", "second", "--root", changeable.root, "--json"))
     assert [(report["session"], report["findings"]) for report in reports] == [(OPEN, []), (SENSORIUM, [])]
     assert all(report["checks"] for report in reports)
-    assert f"{SENSORIUM}: passed" in sensorium("audit", "second", "--root", changeable.root).out
+    assert f"{SENSORIUM}: passed" in sensorium("audit", "--release", "second", "--root", changeable.root).out
 
 
 def test_inspect(sensorium, world: World) -> None:

@@ -46,6 +46,17 @@ def test_extract_a_real_movie(sensorium, test_data: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("size", ["nan", "inf", "0", "-1.5"])
+def test_a_pixel_size_that_is_none(sensorium, tiny_movie: Path, tmp_path: Path, size: str) -> None:
+    options = ("--frame-rate", "10", "--dataset", "imaging/movie", "--pixel-size", size)
+    assert_one_error(sensorium("extract", tiny_movie, tmp_path / "out", *options), "pixel_size", "micrometres")
+
+
+def test_a_raw_session_is_no_movie(sensorium, tmp_path: Path) -> None:
+    (tmp_path / "raw" / "scans").mkdir(parents=True)
+    assert_one_error(sensorium("extract", tmp_path / "raw", tmp_path / "out", "--frame-rate", "10"), "raw", "scans/")
+
+
 def test_extract_a_dataset_of_an_hdf5_file(sensorium, tiny_movie: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = sensorium("extract", tiny_movie, out, "--frame-rate", "10")
