@@ -1,5 +1,6 @@
 """Scores on the hidden tiers, by the trusted scorer: predictions of every seed and of their ensemble against the sealed responses."""
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.evaluation import EvaluationRecord, inputs_digest, record_evaluation
 from sensorium_pipeline.jobs import Job
 from sensorium_pipeline.prediction_runs import PredictionRecord
-from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, ResampledScore, draw, resample_score
+from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, Draws, ResampledScore, draw, resample_score
 from sensorium_pipeline.scoring import METRIC_VERSION, ScoreRecord, SessionScore, primary_metric, score_predictions
-from sensorium_pipeline.sessions.catalogue import load_description, load_hidden, load_inputs, read_binding, read_session
+from sensorium_pipeline.sessions.catalogue import HiddenResponses, load_hidden, read_binding, read_session
 from sensorium_pipeline.sessions.tiers import Tier
-from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_file, read_result, record_result, write_files
+from sensorium_pipeline.storage import Workspace, digest_of, read_file, read_result, record_result, write_files
 from sensorium_pipeline.submissions.learning_curve import PICTURE, draw_learning_curves
 from sensorium_pipeline.submissions.predictions import Expected, Predictions, read_predictions, write_predictions
+from sensorium_pipeline.submissions.release import expected_predictions
 from sensorium_pipeline.submissions.run import PREDICTIONS
 
 HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
@@ -122,20 +124,13 @@ def _store_ensemble(workspace: Workspace, job: Job, digests: Sequence[str]) -> s
     """The mean of the predictions of all seeds, stored like those of one; returns its digest."""
     with tempfile.TemporaryDirectory(prefix="sensorium-ensemble-") as folder:
         files: dict[str, bytes | Path] = {}
-        for session in job.release.competition_sessions(job.track):
-            expected = _expected(workspace, job, session.name, session.open_digest)
+        for expected in expected_predictions(workspace.open, job.release, job.track):
             members = [_read_predictions(workspace, digest, expected).prediction for digest in digests]
             mean = np.stack(members).mean(axis=0, dtype=np.float64).astype(np.float32)
-            path = Path(folder, f"{session.name}.npz")
+            path = Path(folder, f"{expected.session}.npz")
             write_predictions(path, Predictions(expected.trial_id, expected.unit_id, mean))
-            files[f"{PREDICTIONS}/{session.name}.npz"] = path
+            files[f"{PREDICTIONS}/{path.name}"] = path
         return write_files(workspace.sealed, files).digest
-
-
-def _expected(workspace: Workspace, job: Job, session: str, open_digest: str) -> Expected:
-    tree = open_dataset(workspace.open, open_digest)
-    trial_id, _, _ = load_inputs(tree, HIDDEN_TIERS, job.track)
-    return Expected(session, trial_id, load_description(tree, job.track).unit_ids)
 
 
 def _read_predictions(workspace: Workspace, digest: str, expected: Expected) -> Predictions:
@@ -160,12 +155,11 @@ def _score_session(
     keys = {tier: f"scores/{digest_of({**inputs, 'tier': tier})}" for tier in HIDDEN_TIERS}
     missing = [tier for tier in HIDDEN_TIERS if read_result(workspace.sealed, keys[tier], TierScore) is None]
     if missing:
-        expected = _expected(workspace, job, session, open_digest)
-        predictions = _read_predictions(workspace, predicted.digest, expected)
+        hidden = load_hidden(workspace, open_digest, HIDDEN_TIERS)
+        predictions = _read_predictions(workspace, predicted.digest, Expected(session, hidden.trial_id, hidden.unit_ids))
         for tier in missing:
-            record_result(
-                workspace.sealed, keys[tier], _score_tier(workspace, job, open_digest, tier, predictions, predicted, run, session)
-            )
+            scored = _score_tier(workspace, job, open_digest, tier, predictions, hidden.of_tier(tier), predicted, run, session)
+            record_result(workspace.sealed, keys[tier], scored)
     return list(keys.values())
 
 
@@ -175,11 +169,11 @@ def _score_tier(
     open_digest: str,
     tier: Tier,
     predictions: Predictions,
+    hidden: HiddenResponses,
     predicted: _Predicted,
     run: PredictionRecord,
     session: str,
 ) -> TierScore:
-    hidden = load_hidden(workspace, open_digest, tier)
     rows = predictions.prediction[np.searchsorted(predictions.trial_id, hidden.trial_id)]
     result = score_predictions(rows, hidden.responses, hidden.image_id, hidden.precision)
     record = ScoreRecord(
@@ -205,7 +199,13 @@ def _score_tier(
     )
     if not predicted.counts:
         return TierScore(record=record, resampled=None)
-    draws = draw(session, hidden.image_id, result.neurons)
+    draws = _draws(session, hidden.image_id.astype(np.int64).tobytes(), result.neurons)
     metric = primary_metric(job.submission.track)
     resampled = resample_score(rows, hidden.responses, hidden.image_id, metric, draws).record(digest_of(record), metric, draws)
     return TierScore(record=record, resampled=resampled)
+
+
+@functools.lru_cache(maxsize=8)
+def _draws(session: str, image_id: bytes, neurons: int) -> Draws:
+    """The draws of a session and tier are the same for every submission, and take as long as the resampling itself."""
+    return draw(session, np.frombuffer(image_id, np.int64), neurons)
