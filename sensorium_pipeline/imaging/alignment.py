@@ -357,9 +357,21 @@ def lowest_plausible(correlation: Float32, pixels: int) -> float:
     return min(max(min(middle - 6 * spread, 0.8 * middle), 0.5 * good), good - 6 / float(np.sqrt(pixels)))
 
 
-def share(work: Callable[[range], None], count: int, pool: ThreadPoolExecutor, threads: int) -> None:
-    """Run `work` over ranges that make up 0 .. count - 1 on the threads of the pool; the first error is raised."""
+def begin(work: Callable[[range], None], count: int, pool: ThreadPoolExecutor, threads: int) -> Callable[[], None]:
+    """Have the threads of the pool run `work` over ranges that make up 0 .. count - 1.
+
+    What is returned waits for them; the first error is raised there.
+    """
     edges: Sequence[int] = np.linspace(0, count, 4 * threads + 1).astype(int).tolist()
-    spans = [range(a, b) for a, b in pairwise(edges) if b > a]
-    for _ in pool.map(work, spans):
-        pass
+    results = pool.map(work, [range(a, b) for a, b in pairwise(edges) if b > a])
+
+    def wait() -> None:
+        for _ in results:
+            pass
+
+    return wait
+
+
+def share(work: Callable[[range], None], count: int, pool: ThreadPoolExecutor, threads: int) -> None:
+    """As `begin`, done when it returns."""
+    begin(work, count, pool, threads)()

@@ -64,7 +64,8 @@ class DepthDriftRecorder:
         part = (sums.total - self._total) / (sums.count - self._count)
         self._total, self._count = sums.total.copy(), sums.count
         self._first_frames.append(self._begin)
-        self._images.append(self._reduced(part - ndimage.gaussian_filter(part, _BROAD)))
+        image = self._reduced(part)
+        self._images.append(image - ndimage.gaussian_filter(image, _BROAD / self._factor))
         self._begin = stop
 
     def _reduced(self, image: NDArray[np.floating]) -> Float32:

@@ -10,7 +10,7 @@ Displacement is (y, x) in pixels, positive where content was moved to larger y a
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.alignment import Aligner, share
+from sensorium_pipeline.imaging.alignment import Aligner, begin, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
 from sensorium_pipeline.imaging.depth_drift import DepthDrift, DepthDriftRecorder
 from sensorium_pipeline.imaging.displacement_fields import block_centres, mean_over_field
@@ -29,6 +29,7 @@ from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
 from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.raw_frames import chunks, native, stored_type
 from sensorium_pipeline.imaging.spectrum import Spectrum
 from sensorium_pipeline.imaging.summary_images import SummaryImages, coverage, crispness
 from sensorium_pipeline.imaging.template import Template, build_template
@@ -191,7 +192,7 @@ class _Correction:
             moved -= self.centred * self.template.sample.gain[few][:, None, None]
             reach_full = (reach[0] * 2, reach[1] * 2)
             self.measurer = Aligner(self.image, Spectrum.of(moved), int(fine.sum()), self.nodes, reach_full, smoothness * 2)
-        self.dtype = _stored_type(sample)
+        self.dtype = stored_type(sample)
         self.smoother = DisplacementSmoother(self.measurer.modes, self.nodes, movie.frames, rigid=self.rigid)
         self.fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)
         self.measured = np.zeros(movie.frames, bool)
@@ -203,7 +204,7 @@ class _Correction:
         movie = self.movie
         count = min(count, movie.frames, max(32, _SAMPLE_BYTES // (movie.height * movie.width * 4)))
         numbers = np.linspace(0, movie.frames - 1, count).astype(int).tolist()
-        sample = np.empty((count, movie.height, movie.width), _native(movie.read(0, 1)).dtype)
+        sample = np.empty((count, movie.height, movie.width), native(movie.read(0, 1)).dtype)
 
         def read(n: int) -> str:
             sample[n] = movie.read(numbers[n], numbers[n] + 1)[0]
@@ -224,7 +225,7 @@ class _Correction:
 
     def _block(self, start: int, stop: int) -> Float32 | None:
         """Mean of the usable frames of a span at the scale of alignment."""
-        raw = _native(self.movie.read(start, stop))
+        raw = native(self.movie.read(start, stop))
         usable = np.array([_condition(frame) == FINE for frame in raw])
         return self._binned(raw[usable]).mean(0) if usable.any() else None
 
@@ -254,8 +255,8 @@ class _Correction:
 
         share(work, len(raw), self.pool, self.threads)
 
-    def _measure(self, start: int, raw: Frames) -> None:
-        """Take in the evidence of raw frames, and say which of them show nothing."""
+    def _measure(self, start: int, raw: Frames) -> Callable[[], None]:
+        """Begin to measure raw frames and to say which of them show nothing; what is returned waits for it and takes the evidence in."""
         height, width, count = self.movie.height, self.movie.width, len(raw)
         reason = self.reason[start : start + count]
         aligner, variance = self.template.aligner, self.template.sample.deviation_variance
@@ -283,12 +284,17 @@ class _Correction:
                     field = found.field * np.float32(self.factor)
                     self.measurer.measure(padded, found.offset, found.peak.gain, field, evidence[n], margin=PADDING)
 
-        share(work, count, self.pool, self.threads)
-        self.measured[start : start + count] = known
-        self.smoother.add(evidence, known)
+        wait = begin(work, count, self.pool, self.threads)
 
-    def _correct(self, start: int, raw: Frames, moved: Frames) -> None:
-        """Undo the displacement of raw frames, into `moved`."""
+        def finish() -> None:
+            wait()
+            self.measured[start : start + count] = known
+            self.smoother.add(evidence, known)
+
+        return finish
+
+    def _correct(self, start: int, raw: Frames, moved: Frames) -> Callable[[], None]:
+        """Begin to undo the displacement of raw frames, into `moved`; what is returned waits for it."""
         height, width, stop = self.movie.height, self.movie.width, start + len(raw)
         if self.faint is None:
             self.fields[start:stop] = self.smoother.fields(start, stop)
@@ -308,7 +314,7 @@ class _Correction:
                     padded, self.fields[start + n], offset, self.centred, self.dtype.kind == "i", moved[n]
                 )
 
-        share(work, len(raw), self.pool, self.threads)
+        return begin(work, len(raw), self.pool, self.threads)
 
     def run(self, path: Path, started: float) -> tuple[MotionResult, CorrectedMovie]:
         movie = self.movie
@@ -316,17 +322,15 @@ class _Correction:
         before, after = SummaryImages(shape, self.pool, self.threads), SummaryImages(shape, self.pool, self.threads)
         drift = DepthDriftRecorder(movie.frames, shape)
         waiting: deque[tuple[int, Frames]] = deque()
-        done = 0
         with CorrectedMovieWriter(path, movie.frames, *shape, self.dtype) as writer:
-            for start, chunk in self._chunks():
-                self._measure(start, chunk)
-                waiting.append((start, chunk))
-                measured = start + len(chunk)
-                while waiting and (measured == movie.frames or waiting[0][0] + len(waiting[0][1]) + REACH <= measured):
-                    first, raw = waiting.popleft()
-                    moved = writer.buffer(len(raw))
-                    self._correct(first, raw, moved)
-                    done = first + len(raw)
+
+            def correct_next() -> Callable[[], None]:
+                first, raw = waiting.popleft()
+                moved, done = writer.buffer(len(raw)), first + len(raw)
+                wait = self._correct(first, raw, moved)
+
+                def finish() -> None:
+                    wait()
                     good = self.reason[first:done] == FINE
                     before.add(raw, good)
                     after.add(moved, good)
@@ -334,6 +338,20 @@ class _Correction:
                     writer.write(moved)
                     rate = done / max(time.perf_counter() - started, 1e-9)
                     self.progress(Progress("motion", done, movie.frames, f"{rate:.0f} frames/s"))
+
+                return finish
+
+            # While one chunk is corrected the next is measured, so that the threads need not wait for each other.
+            for start, chunk in chunks(movie, self.chunk):
+                known = waiting and waiting[0][0] + len(waiting[0][1]) + REACH <= start
+                finish_correction = correct_next() if known else None
+                finish_measuring = self._measure(start, chunk)
+                if finish_correction:
+                    finish_correction()
+                finish_measuring()
+                waiting.append((start, chunk))
+            while waiting:
+                correct_next()()
         shifts = mean_over_field(self.fields)
         flagged = self.reason != FINE
         (mean_before, max_before), (mean_after, max_after) = before.images(), after.images()
@@ -362,29 +380,6 @@ class _Correction:
         )
         return result, writer.movie
 
-    def _chunks(self) -> Iterator[tuple[int, Frames]]:
-        """Chunks of raw frames with their first frame's number; the next one is read while the last one is worked on."""
-        movie = self.movie
-        length = self.chunk
-        with ThreadPoolExecutor(1) as reader:
-
-            def read(start: int) -> Frames:
-                return _native(movie.read(start, min(start + length, movie.frames)))
-
-            ahead = reader.submit(read, 0)
-            for start in range(0, movie.frames, length):
-                raw = ahead.result()
-                if start + length < movie.frames:
-                    ahead = reader.submit(read, start + length)
-                yield start, raw
-
-
-def _native(frames: Frames) -> Frames:
-    """Frames as int16 or float32, the two types that the compiled loops are made for."""
-    if frames.dtype == np.int16 and frames.dtype.isnative:
-        return np.ascontiguousarray(frames)
-    return np.ascontiguousarray(frames, dtype=np.float32)
-
 
 def _condition(frame: Frames) -> str:
     """What is wrong with a frame (y, x) before any comparison: not finite, blank or nothing."""
@@ -392,11 +387,3 @@ def _condition(frame: Frames) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         return NOT_FINITE
     return BLANK if low == high else FINE
-
-
-def _stored_type(sample: Frames) -> np.dtype[Any]:
-    """int16 where the movie came as such and its noise hides the rounding (at most 2 % of the noise variance), else float32."""
-    if sample.dtype != np.int16:
-        return np.dtype("<f4")
-    rough = np.diff(sample[: min(len(sample), 20)].astype(np.float32), axis=0) if len(sample) > 1 else np.zeros(1)
-    return np.dtype("<i2") if rough.std() / np.sqrt(2) >= 2.0 else np.dtype("<f4")
