@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,11 @@ def extract_movie(
             raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
         if pixel_size is None and opened.pixel_size is not None:
             pixel_size = opened.pixel_size[0]
+        # Before the digest of it all, which has no place for such a number.
+        if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
+            raise InputError(f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number.")
+        if not (math.isfinite(frame_rate) and frame_rate > 0):
+            raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames a second, a positive number.")
         parameters = ImagingParameters(segmenter=segmenter)
         keys = stage_keys(
             checked.wait(progress),

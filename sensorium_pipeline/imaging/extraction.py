@@ -3,8 +3,9 @@
 import errno
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie
 from sensorium_pipeline.imaging.deconvolution import Deconvolution, deconvolve
 from sensorium_pipeline.imaging.measurements import measure_light, measure_residual_motion
 from sensorium_pipeline.imaging.parameters import ImagingParameters
-from sensorium_pipeline.imaging.plane_dataset import assemble, stage_dataset
-from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
-from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.imaging.plane_dataset import assemble, assemble_motion, stage_dataset
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMotion
+from sensorium_pipeline.imaging.quality import MotionMetrics, PlaneMetrics
 from sensorium_pipeline.imaging.scratch import held_folder
 from sensorium_pipeline.imaging.segmenters import open_segmenter
 from sensorium_pipeline.imaging.stage_results import StageResults
@@ -48,6 +49,7 @@ def extract_plane(
     finished: StageResults | None = None,
     name: str = "movie",
     progress: ProgressCallback = silent,
+    after_motion: Callable[[PlaneMotion], None] | None = None,
 ) -> PlaneExtraction:
     """Extract one plane; with `finished`, go on from the stages that are there and put away those that are not.
 
@@ -62,6 +64,7 @@ def extract_plane(
         finished: where the results of the stages are kept.
         name: of the movie, for errors.
         progress: told after every chunk of every stage.
+        after_motion: called once, as soon as that much is known of the plane, on a thread beside that of the stages that follow.
 
     Raises:
         InputError: the movie is too small, too short or shows nothing, the frame rate is not a positive number, or the segmenter that
@@ -84,7 +87,11 @@ def extract_plane(
                     shutil.rmtree(leftover)
                 elif leftover.name != CORRECTED:
                     leftover.unlink()
-            return _Extraction(movie, frame_rate, bidirectional, parameters, folder, finished, progress).run(pixel_size)
+            with ThreadPoolExecutor(1) as beside:
+                extraction = _Extraction(
+                    movie, float(frame_rate), pixel_size, bidirectional, parameters, folder, finished, progress, after_motion, beside
+                )
+                return extraction.run()
     except InputError as error:
         if error.where != "movie":
             raise
@@ -115,17 +122,22 @@ class _Extraction:
 
     movie: Movie
     frame_rate: float
+    pixel_size: float | None
     bidirectional: bool
     parameters: ImagingParameters
     folder: Path
     finished: StageResults | None
     show: ProgressCallback
+    after_motion: Callable[[PlaneMotion], None] | None
+    beside: ThreadPoolExecutor
+    """One thread for what no stage waits for: putting results away above all."""
+    kept: list[Future[None]] = field(default_factory=list)
 
     def progress(self, step: Progress) -> None:
         """Pass a report on, and say what it counts."""
         self.show(replace(step, unit=UNITS.get(step.stage, step.unit)))
 
-    def run(self, pixel_size: float | None) -> PlaneExtraction:
+    def run(self) -> PlaneExtraction:
         motion, found, traces, activity = (self._find(stage) for stage in ("motion", "cells", "traces", "activity"))
         if found is None:
             open_segmenter(self.parameters.segmenter)  # what it lacks is said before hours of motion correction
@@ -133,20 +145,34 @@ class _Extraction:
             corrected = None if motion is None else self._corrected(motion)
             if motion is None or corrected is None:
                 motion, corrected = self._motion()
-            found = self._cells(corrected, motion, pixel_size) if found is None else found
+                known = self.beside.submit(self._finish_motion, motion, corrected)
+            else:
+                known = self.beside.submit(self._tell, motion)
+            found = self._cells(corrected, motion) if found is None else found
             traces = self._traces(corrected, found, motion) if traces is None else traces
+        else:
+            known = self.beside.submit(self._tell, motion)
         if activity is None:
             activity = self._activity(traces)
-        stages = (motion, found, traces, activity)
-        return assemble(stages, metrics=_metrics(self.movie, *stages), frame_rate=float(self.frame_rate), pixel_size=pixel_size)
+        stages = (known.result(), found, traces, activity)
+        self._check_kept(wait=True)
+        return assemble(stages, metrics=_metrics(self.movie, *stages), frame_rate=self.frame_rate, pixel_size=self.pixel_size)
 
     def _find(self, stage: str) -> xr.Dataset | None:
         return None if self.finished is None else self.finished.find(stage)
 
     def _keep(self, stage: str, result: xr.Dataset) -> xr.Dataset:
+        """Have the result of a stage put away while the next one begins."""
+        self._check_kept(wait=False)
         if self.finished is not None:
-            self.finished.keep(stage, result)
+            self.kept.append(self.beside.submit(self.finished.keep, stage, result))
         return result
+
+    def _check_kept(self, *, wait: bool) -> None:
+        """Raise what went wrong while results were put away."""
+        for task in self.kept:
+            if wait or task.done():
+                task.result()
 
     def _corrected(self, motion: xr.Dataset) -> CorrectedMovie | None:
         """The corrected movie that an earlier run left here, if it did; under its name it is complete."""
@@ -168,12 +194,24 @@ class _Extraction:
                 result, rename={"correlation": "template_correlation", "reason": "flag_reason"}, leave_out=("frames_per_second",)
             )
             dataset = dataset.merge(stage_dataset(light.result()), combine_attrs="no_conflicts")
-        residual = measure_residual_motion(corrected, result.flagged, result.coverage >= LEAST_COVERAGE)
-        dataset = dataset.merge(stage_dataset(residual), combine_attrs="no_conflicts")
         dataset.attrs["corrected_type"] = corrected.dtype.str
-        return self._keep("motion", dataset), corrected
+        return dataset, corrected
 
-    def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset, pixel_size: float | None) -> xr.Dataset:
+    def _finish_motion(self, motion: xr.Dataset, corrected: CorrectedMovie) -> xr.Dataset:
+        """The same with what is measured on the corrected movie, put away; cells can be looked for meanwhile."""
+        residual = measure_residual_motion(corrected, motion["flagged"].values, motion["coverage"].values >= LEAST_COVERAGE)
+        motion = motion.merge(stage_dataset(residual), combine_attrs="no_conflicts")
+        if self.finished is not None:
+            self.finished.keep("motion", motion)
+        return self._tell(motion)
+
+    def _tell(self, motion: xr.Dataset) -> xr.Dataset:
+        if self.after_motion is not None:
+            metrics = _motion_metrics(self.movie, motion)
+            self.after_motion(assemble_motion(motion, metrics=metrics, frame_rate=self.frame_rate, pixel_size=self.pixel_size))
+        return motion
+
+    def _cells(self, corrected: CorrectedMovie, motion: xr.Dataset) -> xr.Dataset:
         segment = open_segmenter(self.parameters.segmenter)
         cells = segment(
             corrected,
@@ -182,7 +220,7 @@ class _Extraction:
             inside=motion["coverage"].values >= LEAST_COVERAGE,
             parameters=self.parameters.cells,
             scratch=self.folder,
-            pixel_size=pixel_size,
+            pixel_size=self.pixel_size,
             progress=self.progress,
             threads=len(os.sched_getaffinity(0)),
         )
@@ -232,32 +270,39 @@ def _signal_to_noise(activity: Deconvolution, frame_rate: float) -> NDArray[np.f
     return np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0).astype(np.float32)
 
 
-def _metrics(movie: Movie, motion: xr.Dataset, cells: xr.Dataset, traces: xr.Dataset, activity: xr.Dataset) -> PlaneMetrics:
-    flagged, kept = motion["flagged"].values, cells["kept"].values
+def _motion_metrics(movie: Movie, motion: xr.Dataset) -> MotionMetrics:
+    flagged = motion["flagged"].values
     shifts = motion["shifts"].values[~flagged].astype(np.float64)
     largest = float(np.sqrt(np.sum(shifts**2, axis=1)).max(initial=0.0))
-
-    def median(values: NDArray[np.float32]) -> float:
-        return float(np.nan_to_num(np.median(values))) if len(values) else 0.0
-
-    return PlaneMetrics(
+    return MotionMetrics(
         frames=movie.frames,
         flagged_fraction=float(np.mean(flagged)),
-        template_correlation=median(motion["template_correlation"].values[~flagged]),
+        template_correlation=_median(motion["template_correlation"].values[~flagged]),
         motion_measured_fraction=float(np.mean(motion["measured"].values)),
         motion_pooled=motion.attrs["pooled"],
         shift_rms=float(np.sqrt(np.mean(np.sum((shifts - shifts.mean(0)) ** 2, axis=1)))) if len(shifts) else 0.0,
         largest_shift=largest,
         largest_shift_share=largest / min(movie.height, movie.width),
-        cells=len(kept),
-        kept_cells=int(kept.sum()),
-        median_snr=median(activity["snr"].values[kept]),
-        median_noise=median(activity["noise"].values[kept]),
-        median_neuropil_coefficient=median(traces["neuropil_coefficient"].values[kept]),
         # Unknown where the recording is too short or too noisy to tell.
         depth_drift=float(np.clip(motion.attrs.get("depth_drift_loss", 0.0), 0, 1)),
         **{name: float(motion.attrs[name]) for name in MEASURED_WITH_MOTION},
     )
+
+
+def _metrics(movie: Movie, motion: xr.Dataset, cells: xr.Dataset, traces: xr.Dataset, activity: xr.Dataset) -> PlaneMetrics:
+    kept = cells["kept"].values
+    return PlaneMetrics(
+        **_motion_metrics(movie, motion).model_dump(),
+        cells=len(kept),
+        kept_cells=int(kept.sum()),
+        median_snr=_median(activity["snr"].values[kept]),
+        median_noise=_median(activity["noise"].values[kept]),
+        median_neuropil_coefficient=_median(traces["neuropil_coefficient"].values[kept]),
+    )
+
+
+def _median(values: NDArray[np.float32]) -> float:
+    return float(np.nan_to_num(np.median(values))) if len(values) else 0.0
 
 
 MEASURED_WITH_MOTION = (

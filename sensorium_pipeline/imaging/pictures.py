@@ -1,5 +1,7 @@
 """Pictures of one extracted plane for the quality report; each is the bytes of a PNG, the same for the same plane."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from contourpy import contour_generator
 from matplotlib.axes import Axes
@@ -23,7 +25,7 @@ from sensorium_pipeline.imaging.picture_style import (
     say,
     show_image,
 )
-from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMotion
 
 MASK = 0.2  # part of its maximum at which a footprint's outline is drawn
 IMAGE_SIDE = 4.6  # inches of the longer side of an image
@@ -42,16 +44,20 @@ CAPTIONS = {
 """What each picture shows, by the name of its file."""
 
 
-def draw_all(plane: PlaneExtraction) -> dict[str, bytes]:
-    """Every picture under the name of its file."""
-    return {
+def draw_all(plane: PlaneExtraction, drawn: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Every picture under the name of its file, in the order of `CAPTIONS`; `drawn` are those of `draw_after_motion`, where they are."""
+    pictures = {
+        **(draw_after_motion(plane) if drawn is None else drawn),
         "cells.png": draw_cells(plane),
-        "correction.png": draw_correction(plane),
-        "motion.png": draw_motion(plane),
-        "light.png": draw_light(plane),
         "traces.png": draw_traces(plane),
         "distributions.png": draw_distributions(plane),
     }
+    return {file: pictures[file] for file in CAPTIONS}
+
+
+def draw_after_motion(plane: PlaneMotion) -> dict[str, bytes]:
+    """The pictures that can be drawn as soon as motion is corrected."""
+    return {"correction.png": draw_correction(plane), "motion.png": draw_motion(plane), "light.png": draw_light(plane)}
 
 
 def draw_cells(plane: PlaneExtraction) -> bytes:
@@ -69,7 +75,7 @@ def draw_cells(plane: PlaneExtraction) -> bytes:
     return png(figure)
 
 
-def draw_correction(plane: PlaneExtraction) -> bytes:
+def draw_correction(plane: PlaneMotion) -> bytes:
     """Mean and maximum image before and after motion correction, on one scale, and the middle of the mean images in detail."""
     width, height = (0.7 * side for side in _sides(plane))
     figure, grid = panels([height, height], [width, width, width], left=0.15, right=0.15, bottom=0.15, across=0.15, down=0.35)
@@ -85,7 +91,7 @@ def draw_correction(plane: PlaneExtraction) -> bytes:
     return png(figure)
 
 
-def draw_motion(plane: PlaneExtraction) -> bytes:
+def draw_motion(plane: PlaneMotion) -> bytes:
     """Shifts, correlation with the template, motion left over and depth over time; residual motion over the field; flagged frames."""
     figure, grid = panels([1.5, 1.1, 1.1, 1.1], [6.6], right=3.6, down=0.35)
     width, height = figure.get_size_inches()
@@ -127,7 +133,7 @@ def draw_motion(plane: PlaneExtraction) -> bytes:
     return png(figure)
 
 
-def _draw_where_frames_stood(axes: Axes, plane: PlaneExtraction) -> None:
+def _draw_where_frames_stood(axes: Axes, plane: PlaneMotion) -> None:
     shifts = plane.shifts[~plane.flagged]
     step = max(len(shifts) // MOST_POINTS, 1)
     axes.plot(shifts[::step, 1], shifts[::step, 0], ".", markersize=2, color=INK, alpha=0.2, markeredgewidth=0)
@@ -136,7 +142,7 @@ def _draw_where_frames_stood(axes: Axes, plane: PlaneExtraction) -> None:
     plain(axes, "where frames stood", x="x (px)", y="y (px)")
 
 
-def _draw_left_over(axes: Axes, plane: PlaneExtraction) -> None:
+def _draw_left_over(axes: Axes, plane: PlaneMotion) -> None:
     """Residual motion of every block of the field, root mean square over time."""
     left = np.sqrt((plane.residual_shifts.astype(np.float64) ** 2).mean((0, 3))) if len(plane.residual_shifts) else np.zeros((1, 1))
     height, width = plane.mean_after.shape
@@ -148,7 +154,7 @@ def _draw_left_over(axes: Axes, plane: PlaneExtraction) -> None:
     bar.tick_params(labelsize=SMALL)
 
 
-def draw_light(plane: PlaneExtraction) -> bytes:
+def draw_light(plane: PlaneMotion) -> bytes:
     """Mean brightness over the recording with the line that bleaching is read from; variance against mean with the gain."""
     figure, grid = panels([2.2], [4.4, 3.4], across=0.9)
     metrics = plane.metrics
@@ -239,7 +245,7 @@ def draw_distributions(plane: PlaneExtraction) -> bytes:
     return png(figure)
 
 
-def _sides(plane: PlaneExtraction) -> tuple[float, float]:
+def _sides(plane: PlaneMotion) -> tuple[float, float]:
     """Inches across and down of an image of the plane."""
     height, width = plane.mean_after.shape
     return IMAGE_SIDE * width / max(height, width), IMAGE_SIDE * height / max(height, width)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
+from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMotion
 
 
 class Variable(NamedTuple):
@@ -125,13 +125,22 @@ def to_dataset(plane: PlaneExtraction) -> xr.Dataset:
 
 def assemble(stages: Iterable[xr.Dataset], **values: object) -> PlaneExtraction:
     """A plane from the datasets of its stages and whatever they do not hold."""
+    return PlaneExtraction(**_found(PlaneExtraction, stages, values))
+
+
+def assemble_motion(motion: xr.Dataset, **values: object) -> PlaneMotion:
+    """What is known of a plane from the dataset of its first stage and whatever that does not hold."""
+    return PlaneMotion(**_found(PlaneMotion, [motion], values))
+
+
+def _found(kind: type[PlaneMotion], stages: Iterable[xr.Dataset], values: Mapping[str, object]) -> dict[str, Any]:
+    """A value for every field of `kind`."""
     found: dict[str, Any] = {}
     for stage in stages:
         found |= {str(name): value for name, value in stage.attrs.items()}
         found |= {str(name): np.asarray(stage[name]) for name in stage.variables}
     found |= values
-    found["reason"] = tuple(found["reason"])
-    known = {field.name for field in fields(PlaneExtraction)}
+    known = {field.name for field in fields(kind)}
     if missing := known - set(found):
         raise TypeError(f"no stage holds {sorted(missing)}")
-    return PlaneExtraction(**{name: value for name, value in found.items() if name in known})
+    return {name: tuple(value) if name == "reason" else value for name, value in found.items() if name in known}

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium_pipeline.imaging.quality import PlaneMetrics
+from sensorium_pipeline.imaging.quality import MotionMetrics, PlaneMetrics
 
 
 @dataclass(frozen=True)
-class PlaneExtraction:
-    """All that was extracted from one plane of a recording; neurons in a fixed order, those of the largest signal first.
+class PlaneMotion:
+    """What is known of a plane as soon as its motion is corrected.
 
     Attributes:
         frame_rate: Hz.
@@ -34,22 +34,6 @@ class PlaneExtraction:
         group_variance: (groups,) float32, median variance of their noise, counts squared.
         residual_frame: (stretches,) int64, middle frames of stretches of time.
         residual_shifts: (stretches, rows, columns, 2) float32, motion of blocks that correction left over in each, y and x, pixels.
-        footprint_neuron: (entries,) int32, index of the neuron; the three arrays are sparse triples, sorted by neuron, then pixel.
-        footprint_pixel: (entries,) int32, flat index y * width + x.
-        footprint_weight: (entries,) float32, > 0, with Euclidean norm 1 within a neuron.
-        centroids: (neurons, 2) float32, y, x in pixels, weighted by the footprint.
-        detection_snr: (neurons,) float32, signal-to-noise in the binned movie that cells were found in.
-        fluorescence: (neurons, frames) float32, counts of a pixel of the footprint (weighted mean); NaN in flagged frames.
-        neuropil: (neurons, frames) float32, counts of a pixel of the surrounding ring; NaN in flagged frames.
-        neuropil_coefficient: (neurons,) float32, share of the neuropil that was subtracted.
-        dff: (neurons, frames) float32, dF/F; NaN in flagged frames.
-        activity: (neurons, frames) float32, >= 0, deconvolved dF/F of a frame; NaN in flagged frames.
-        noise: (neurons,) float32, standard deviation of the dF/F's noise within a frame.
-        time_constants: (neurons, order) float32, s: decay and rise of the deconvolution.
-        snr: (neurons,) float32, standard deviation of the denoised calcium over that of the noise within a second (the noise within a
-            frame over the square root of the frame rate), so that recordings of different rates compare.
-        kept: (neurons,) bool.
-        reason: (neurons,) why a neuron was not kept, empty where it was.
         metrics: measurements of the plane.
     """
 
@@ -76,6 +60,33 @@ class PlaneExtraction:
     group_variance: NDArray[np.float32]
     residual_frame: NDArray[np.int64]
     residual_shifts: NDArray[np.float32]
+    metrics: MotionMetrics
+
+
+@dataclass(frozen=True)
+class PlaneExtraction(PlaneMotion):
+    """All that was extracted from one plane of a recording; neurons in a fixed order, those of the largest signal first.
+
+    Attributes, beside those of `PlaneMotion`:
+        footprint_neuron: (entries,) int32, index of the neuron; the three arrays are sparse triples, sorted by neuron, then pixel.
+        footprint_pixel: (entries,) int32, flat index y * width + x.
+        footprint_weight: (entries,) float32, > 0, with Euclidean norm 1 within a neuron.
+        centroids: (neurons, 2) float32, y, x in pixels, weighted by the footprint.
+        detection_snr: (neurons,) float32, signal-to-noise in the binned movie that cells were found in.
+        fluorescence: (neurons, frames) float32, counts of a pixel of the footprint (weighted mean); NaN in flagged frames.
+        neuropil: (neurons, frames) float32, counts of a pixel of the surrounding ring; NaN in flagged frames.
+        neuropil_coefficient: (neurons,) float32, share of the neuropil that was subtracted.
+        dff: (neurons, frames) float32, dF/F; NaN in flagged frames.
+        activity: (neurons, frames) float32, >= 0, deconvolved dF/F of a frame; NaN in flagged frames.
+        noise: (neurons,) float32, standard deviation of the dF/F's noise within a frame.
+        time_constants: (neurons, order) float32, s: decay and rise of the deconvolution.
+        snr: (neurons,) float32, standard deviation of the denoised calcium over that of the noise within a second (the noise within a
+            frame over the square root of the frame rate), so that recordings of different rates compare.
+        kept: (neurons,) bool.
+        reason: (neurons,) why a neuron was not kept, empty where it was.
+        metrics: measurements of the plane.
+    """
+
     footprint_neuron: NDArray[np.int32]
     footprint_pixel: NDArray[np.int32]
     footprint_weight: NDArray[np.float32]

@@ -1,7 +1,7 @@
 """The quality report of one plane: gates, measurements and pictures, as Markdown."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
 from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
@@ -34,13 +34,22 @@ def flagged_frames(plane: PlaneExtraction) -> str:
     return f"{int(plane.flagged.sum())} of {len(plane.flagged)} frames flagged" + (f": {reasons}" if reasons else "")
 
 
-def plane_report(name: str, plane: PlaneExtraction, gates: Sequence[GateResult]) -> dict[str, bytes]:
-    """Files of the report by name: `report.md` and the pictures it shows. Same plane, same bytes."""
+def plane_report(
+    name: str, plane: PlaneExtraction, gates: Sequence[GateResult], drawn: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """Files of the report by name: `report.md` and the pictures it shows. Same plane, same bytes.
+
+    Args:
+        name: of the movie.
+        plane: extracted.
+        gates: and how it passed them.
+        drawn: pictures of `draw_after_motion`, where they are drawn already.
+    """
     failed = [gate for gate in gates if not gate.passed]
     verdict = "A session with this plane would **not be published**: " + "; ".join(map(str, failed)) if failed else "**Passed** every gate"
     lines = [f"# {name}", "", f"{plane.metrics.kept_cells} cells at {plane.frame_rate:g} frames/s. {verdict}.", ""]
     lines += [*gate_table(gates), "", *measurement_table([plane]), "", f"{flagged_frames(plane)}."]
-    pictures = draw_all(plane)
+    pictures = draw_all(plane, drawn)
     for file in pictures:
         lines += ["", f"![{CAPTIONS[file]}]({file})", "", f"*{CAPTIONS[file]}.*"]
     return {REPORT: ("\n".join(lines) + "\n").encode(), **pictures}

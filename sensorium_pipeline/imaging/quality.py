@@ -3,8 +3,8 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class PlaneMetrics(BaseModel):
-    """Measurements of one extracted plane; every number is finite (zero where nothing could be measured).
+class MotionMetrics(BaseModel):
+    """Measurements of a plane's frames and their motion; every number is finite (zero where nothing could be measured).
 
     Attributes:
         frames: frames of the movie.
@@ -21,11 +21,6 @@ class PlaneMetrics(BaseModel):
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
         crispness_before: norm of the gradient of the mean image before motion correction.
         crispness_after: the same after it.
-        cells: cells found.
-        kept_cells: cells kept.
-        median_snr: median signal-to-noise of the kept cells (see `PlaneExtraction.snr`).
-        median_noise: median noise of the kept cells' dF/F, a standard deviation within a frame.
-        median_neuropil_coefficient: part of the neuropil that was subtracted from the kept cells, median.
         bleaching: brightness (above the darkest pixels) lost over the recording, a share of that at its start.
         photons: photons a pixel and frame, from the line through variance against mean.
         gain: counts a photon, its slope.
@@ -47,11 +42,6 @@ class PlaneMetrics(BaseModel):
     raster_phase: float
     crispness_before: float
     crispness_after: float
-    cells: int
-    kept_cells: int
-    median_snr: float
-    median_noise: float
-    median_neuropil_coefficient: float = 0.0
     bleaching: float
     photons: float
     gain: float = 0.0
@@ -61,6 +51,24 @@ class PlaneMetrics(BaseModel):
     def crispness_gain(self) -> float:
         """Crispness after motion correction over that before; 1 where there was none before."""
         return self.crispness_after / self.crispness_before if self.crispness_before > 0 else 1.0
+
+
+class PlaneMetrics(MotionMetrics):
+    """Measurements of one extracted plane, likewise finite.
+
+    Attributes:
+        cells: cells found.
+        kept_cells: cells kept.
+        median_snr: median signal-to-noise of the kept cells (see `PlaneExtraction.snr`).
+        median_noise: median noise of the kept cells' dF/F, a standard deviation within a frame.
+        median_neuropil_coefficient: part of the neuropil that was subtracted from the kept cells, median.
+    """
+
+    cells: int
+    kept_cells: int
+    median_snr: float
+    median_noise: float
+    median_neuropil_coefficient: float = 0.0
 
 
 class QualityGates(BaseModel):
