@@ -7,13 +7,22 @@ complaining; so no weights travel without their configuration.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sensorium_pipeline.errors import InputError
 
 Momentum = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError("must be odd, so that padding keeps the shape")
+    return side
+
+
+OddCount = Annotated[Count, AfterValidator(_odd)]
 
 
 class _Part(BaseModel):
@@ -40,44 +49,34 @@ class _LearntKernels(_Core):
     laplace_weight: Weight = 6.3831
 
 
-class ConvolutionConfiguration(_LearntKernels):
-    """Sizes of `cores.convolution`; the defaults are those of the 2022 CNN.
+class _DepthwiseKernels(_LearntKernels):
+    """Cores of depthwise convolutions; the defaults are those of the 2022 CNN.
 
     Attributes:
-        linear: no nonlinearity in the core, which makes it the LN model.
         layers: convolutional layers, the first included.
         channels: of every layer.
         input_kernel: side of the first layer's kernels, pixels; the first layer is not padded.
         hidden_kernel: side of the later layers' depthwise kernels, pixels, odd; they are padded to keep the shape.
     """
 
+    layers: Count = 4
+    channels: Count = 64
+    input_kernel: Count = 9
+    hidden_kernel: OddCount = 7
+
+
+class ConvolutionConfiguration(_DepthwiseKernels):
+    """Sizes of `cores.convolution`; linear: no nonlinearity in the core, which makes it the LN model."""
+
     kind: Literal["convolution"] = "convolution"
     linear: bool = False
-    layers: Count = 4
-    channels: Count = 64
-    input_kernel: Count = 9
-    hidden_kernel: Count = 7
-
-    @field_validator("hidden_kernel")
-    @classmethod
-    def _odd(cls, side: int) -> int:
-        return _odd_side(side)
 
 
-class SqueezeExcitationConfiguration(_LearntKernels):
-    """Sizes of `cores.squeeze_excitation`: those of a convolutional core, and how many times narrower the gate's middle is."""
+class SqueezeExcitationConfiguration(_DepthwiseKernels):
+    """Sizes of `cores.squeeze_excitation`; reduction: how many times narrower the gate's middle is."""
 
     kind: Literal["squeeze_excitation"] = "squeeze_excitation"
-    layers: Count = 4
-    channels: Count = 64
-    input_kernel: Count = 9
-    hidden_kernel: Count = 7
     reduction: Count = 16
-
-    @field_validator("hidden_kernel")
-    @classmethod
-    def _odd(cls, side: int) -> int:
-        return _odd_side(side)
 
 
 class RotationConfiguration(_LearntKernels):
@@ -95,13 +94,8 @@ class RotationConfiguration(_LearntKernels):
     layers: Count = 3
     features: Count = 16
     rotations: Count = 8
-    input_kernel: Count = 13
-    hidden_kernel: Count = 5
-
-    @field_validator("input_kernel", "hidden_kernel")
-    @classmethod
-    def _odd(cls, side: int) -> int:
-        return _odd_side(side)
+    input_kernel: OddCount = 13
+    hidden_kernel: OddCount = 5
 
 
 class EnergyConfiguration(_Core):
@@ -116,12 +110,7 @@ class EnergyConfiguration(_Core):
     kind: Literal["energy"] = "energy"
     orientations: Count = 8
     wavelengths: Annotated[tuple[Annotated[float, Field(gt=2)], ...], Field(min_length=1)] = (4.0, 6.0, 9.0, 14.0)
-    kernel: Count = 15
-
-    @field_validator("kernel")
-    @classmethod
-    def _odd(cls, side: int) -> int:
-        return _odd_side(side)
+    kernel: OddCount = 15
 
 
 class SubunitConfiguration(_LearntKernels):
@@ -273,9 +262,3 @@ def parse_configuration(text: str | bytes, where: str | Path) -> ModelConfigurat
             where=where,
             advice="load weights only with the version of the package that wrote them, or train the model again",
         ) from error
-
-
-def _odd_side(side: int) -> int:
-    if side % 2 == 0:
-        raise ValueError("must be odd, so that padding keeps the shape")
-    return side

@@ -1,9 +1,7 @@
 """What moved between two publications of a table, and why: shown before and after a table is replaced."""
 
+from sensorium_pipeline.rankings.comparison import SAME_SCORE
 from sensorium_pipeline.rankings.records import Change, RankingTable, Row, _Record
-
-# Smaller differences are the rounding of a sum in another order.
-SAME_SCORE = 1e-9
 
 
 class RowChange(_Record):

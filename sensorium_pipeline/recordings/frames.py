@@ -15,8 +15,8 @@ Frames = NDArray[Any]
 
 COPY_AGAIN = "The file is damaged or was cut off while it was copied: copy it again."
 
-_LARGEST_SIDE = 1 << 16
-_LARGEST_FRAME = 1 << 28  # bytes; a damaged size must not ask for all memory
+LARGEST_SIDE = 1 << 16  # pixels
+LARGEST_FRAME = 1 << 28  # bytes; a damaged size must not ask for all memory
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ def checked_shape(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path, name
         raise InputError(f"{name} holds no frames", where=path, advice=COPY_AGAIN)
     if shape[1] == 0 or shape[2] == 0:
         raise InputError(f"{name} has frames of {shape[1]} x {shape[2]} pixels", where=path, advice=COPY_AGAIN)
-    if max(shape[1:]) > _LARGEST_SIDE or shape[1] * shape[2] * dtype.itemsize > _LARGEST_FRAME:
+    if max(shape[1:]) > LARGEST_SIDE or shape[1] * shape[2] * dtype.itemsize > LARGEST_FRAME:
         raise InputError(f"{name} has frames of {shape[1]} x {shape[2]} pixels, which no microscope scans", where=path, advice=COPY_AGAIN)
     return (int(shape[0]), int(shape[1]), int(shape[2]))
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.dewarping import dewarped_width
+from sensorium_pipeline.recordings.frames import LARGEST_SIDE
 
-_ADVICE = "Give the files as ScanImage wrote them; a copy saved by another program loses these tags."
-_LARGEST = 1 << 16  # pixels a side
+AS_WRITTEN = "Give the files as ScanImage wrote them; a copy saved by another program loses these tags."
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def lay_out_fields(
     regions = _regions(artist, path)
     by_slice = [[field for region in regions if (field := region.at(z)) is not None] for z in zs]
     if not any(by_slice):
-        raise InputError("RoiGroups: no region of interest is scanned at the depths of SI.hStackManager.zs", where=path, advice=_ADVICE)
+        raise InputError("RoiGroups: no region of interest is scanned at the depths of SI.hStackManager.zs", where=path, advice=AS_WRITTEN)
     gap = _lines_between(by_slice, page[0], fly_to_lines, path)
     fields = []
     for index, (z, present) in enumerate(zip(zs, by_slice, strict=True)):
@@ -195,9 +195,9 @@ def _regions(artist: str, path: Path) -> list[_Region]:
         found = json.loads(artist)["RoiGroups"]["imagingRoiGroup"]["rois"]
         regions = [_region(roi) for roi in (found if isinstance(found, list) else [found]) if roi.get("enable", 1)]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise InputError("the fields of view (RoiGroups in the Artist tag) cannot be read", where=path, advice=_ADVICE) from error
+        raise InputError("the fields of view (RoiGroups in the Artist tag) cannot be read", where=path, advice=AS_WRITTEN) from error
     if not regions:
-        raise InputError("the Artist tag (RoiGroups) has no region of interest", where=path, advice=_ADVICE)
+        raise InputError("the Artist tag (RoiGroups) has no region of interest", where=path, advice=AS_WRITTEN)
     return regions
 
 
@@ -213,7 +213,7 @@ def _region(roi: dict[str, Any]) -> _Region:
 
 def _rectangle(field: dict[str, Any]) -> _Rectangle:
     pixels, center, size = ((_finite(field[name][0]), _finite(field[name][1])) for name in ("pixelResolutionXY", "centerXY", "sizeXY"))
-    if any(not 1 <= value <= _LARGEST or value != int(value) for value in pixels) or min(size) <= 0:
+    if any(not 1 <= value <= LARGEST_SIDE or value != int(value) for value in pixels) or min(size) <= 0:
         raise ValueError("pixels are whole and sizes positive")
     return _Rectangle(pixels, center, size, _finite(field.get("rotationDegrees", 0) or 0))
 

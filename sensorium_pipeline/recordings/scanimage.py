@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.dewarping import DewarpedMovie
@@ -91,27 +90,6 @@ class ScanImageRecording:
         first_page = self.skipped + field.slice * channels + channel
         movie = ScanImageMovie(self.tables, self.volumes, field, first_page, self.header.frames_per_volume * channels)
         return movie if field.fill_fraction is None else DewarpedMovie(movie, field.fill_fraction)
-
-    def frame_timestamps(self) -> NDArray[np.float64]:
-        """Time stamps of all frames (frames,) in seconds, as the headers give them; walks through every page.
-
-        Raises:
-            InputError: where frame numbers have a gap or time stamps go back.
-        """
-        channels = len(self.header.channels)
-        numbers, stamps = [], []
-        for table in self.tables:
-            for page, text in enumerate(table.texts(DESCRIPTION)):
-                description = parse_frame_description(text, table.path, page)
-                numbers.append(description.number)
-                stamps.append(description.timestamp)
-                if len(stamps) > channels and (stamps[-1] < stamps[-2] or numbers[-1] != numbers[-1 - channels] + 1):
-                    raise InputError(
-                        f"page {page}: frame {numbers[-1]} at {stamps[-1]:.6f} s follows frame {numbers[-2]} at {stamps[-2]:.6f} s",
-                        where=table.path,
-                        advice="Frames were lost or files mixed up while the recording was saved.",
-                    )
-        return np.array(stamps[::channels], np.float64)
 
 
 def is_scanimage(table: PageTable) -> bool:

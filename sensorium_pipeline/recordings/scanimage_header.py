@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.scan_fields import ScanField, lay_out_fields, region_count
+from sensorium_pipeline.recordings.scan_fields import AS_WRITTEN, ScanField, lay_out_fields, region_count
 
 Value = float | bool | str | list["Value"]
 
 _LINE = re.compile(r"^(SI\.[\w.]+) = (.*)$", re.MULTILINE)
 _FRAME = re.compile(r"^(\w+) = +(\S*)", re.MULTILINE)
-_ADVICE = "Give the files as ScanImage wrote them; a copy saved by another program loses these tags."
 
 
 def parse_value(text: str) -> Value:
@@ -78,9 +77,9 @@ def parse_frame_description(text: str, path: Path, page: int) -> FrameDescriptio
     try:
         number, stamp = int(fields["frameNumbers"]), float(fields["frameTimestamps_sec"])
     except (KeyError, ValueError) as error:
-        raise InputError(f"page {page} lacks frameNumbers or frameTimestamps_sec", where=path, advice=_ADVICE) from error
+        raise InputError(f"page {page} lacks frameNumbers or frameTimestamps_sec", where=path, advice=AS_WRITTEN) from error
     if not math.isfinite(stamp):
-        raise InputError(f"page {page}: frameTimestamps_sec is {stamp}", where=path, advice=_ADVICE)
+        raise InputError(f"page {page}: frameTimestamps_sec is {stamp}", where=path, advice=AS_WRITTEN)
     return FrameDescription(number, stamp)
 
 
@@ -99,7 +98,7 @@ def parse_header(software: str, artist: str, page: tuple[int, int], path: Path, 
     """
     header = _Header(dict(_LINE.findall(software)), path)
     if not header.fields:
-        raise InputError("has no ScanImage header (the Software tag)", where=path, advice=_ADVICE)
+        raise InputError("has no ScanImage header (the Software tag)", where=path, advice=AS_WRITTEN)
     channels = header.numbers("SI.hChannels.channelSave")
     volumetric = header.flag("SI.hStackManager.enable", False) or header.flag("SI.hFastZ.enable", False)
     slices = header.whole("SI.hStackManager.numSlices") if volumetric else 1
@@ -110,14 +109,14 @@ def parse_header(software: str, artist: str, page: tuple[int, int], path: Path, 
             written = int(value[0])
             break
     if written < slices:
-        raise InputError(f"{written} frames a volume are fewer than {slices} slices", where=path, advice=_ADVICE)
+        raise InputError(f"{written} frames a volume are fewer than {slices} slices", where=path, advice=AS_WRITTEN)
     frame_rate = header.positive("SI.hRoiManager.scanFrameRate")
     volume_rate = header.positive("SI.hRoiManager.scanVolumeRate")
     if not math.isclose(frame_rate, volume_rate * written, rel_tol=0.01):
         raise InputError(
             f"SI.hRoiManager.scanFrameRate is {frame_rate:g} Hz, and scanVolumeRate {volume_rate:g} Hz x {written} frames a volume is not",
             where=path,
-            advice=_ADVICE,
+            advice=AS_WRITTEN,
         )
     several = header.flag("SI.hRoiManager.mroiEnable", False)
     line_period = header.positive("SI.hRoiManager.linePeriod")
@@ -165,7 +164,7 @@ def _fill_fraction(header: "_Header", dewarp: bool | None) -> float | None:
         return None
     fill = header.positive("SI.hScan2D.fillFractionTemporal")
     if fill >= 1:
-        raise InputError(f"SI.hScan2D.fillFractionTemporal is {fill:g}, and not a part of a period", where=header.path, advice=_ADVICE)
+        raise InputError(f"SI.hScan2D.fillFractionTemporal is {fill:g}, and not a part of a period", where=header.path, advice=AS_WRITTEN)
     return fill
 
 
@@ -211,7 +210,7 @@ class _Header:
 
     def _value(self, name: str) -> Value:
         if name not in self.fields:
-            raise InputError(f"the ScanImage header lacks {name}", where=self.path, advice=_ADVICE)
+            raise InputError(f"the ScanImage header lacks {name}", where=self.path, advice=AS_WRITTEN)
         return parse_value(self.fields[name])
 
     def numbers(self, name: str) -> list[float]:
@@ -223,13 +222,13 @@ class _Header:
     def positive(self, name: str) -> float:
         value = self._value(name)
         if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
-            raise InputError(f"{name} is {value!r}, not a positive number", where=self.path, advice=_ADVICE)
+            raise InputError(f"{name} is {value!r}, not a positive number", where=self.path, advice=AS_WRITTEN)
         return value
 
     def whole(self, name: str) -> int:
         value = self.positive(name)
         if value != int(value):
-            raise InputError(f"{name} is {value:g}, not a whole number", where=self.path, advice=_ADVICE)
+            raise InputError(f"{name} is {value:g}, not a whole number", where=self.path, advice=AS_WRITTEN)
         return int(value)
 
     def text(self, name: str) -> str:

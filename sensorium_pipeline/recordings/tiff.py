@@ -7,7 +7,6 @@ the first is known by its bytes. Compressed and tiled pages are found here and l
 
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -75,12 +74,6 @@ class PageTable:
         """A text tag of one page, "" where the page has none."""
         with opened(self.path) as file:
             return read_text(file, self.path, self._page(file, number), tag)
-
-    def texts(self, tag: int) -> Iterator[str]:
-        """A text tag of every page: a walk through the file."""
-        with opened(self.path) as file:
-            for number in range(len(self)):
-                yield read_text(file, self.path, self._page(file, number), tag)
 
     def _page(self, file: int, number: int) -> TiffPage:
         return DirectoryReader(file, self.path).page(int(self.directories[number]), f"page {number}")

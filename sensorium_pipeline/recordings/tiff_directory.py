@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.frames import LARGEST_FRAME, LARGEST_SIDE
 
 WIDTH, HEIGHT, BITS, COMPRESSION, DESCRIPTION, STRIP_OFFSETS = 256, 257, 258, 259, 270, 273
 SAMPLES, STRIP_BYTES, SOFTWARE, ARTIST, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT = 277, 279, 305, 315, 324, 325, 339
@@ -25,7 +26,6 @@ CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _MOST_ENTRIES = 1000
 _MOST_STRIPS = 1 << 20
-_LARGEST_SIDE, _LARGEST_FRAME = 1 << 16, 1 << 28  # pixels, bytes: a damaged size must not ask for all memory
 _LONGEST_TEXT = 1 << 26
 COPY_SCAN = "The file is damaged or was cut off while it was copied: copy it again from the microscope."
 FRESH = 120.0
@@ -138,7 +138,7 @@ class DirectoryReader:
                     texts[tag] = TextPlace(self._word(value), number)
         compressed = self._one(entries, COMPRESSION, name, 1) != 1 or TILE_OFFSETS in entries
         frame_bytes = height * width * dtype.itemsize
-        if frame_bytes > _LARGEST_FRAME or max(height, width) > _LARGEST_SIDE:
+        if frame_bytes > LARGEST_FRAME or max(height, width) > LARGEST_SIDE:
             raise InputError(f"{name} is {height} x {width} pixels, which no microscope scans", where=self.path, advice=COPY_SCAN)
         offset = -1 if compressed else self._strips(entries, frame_bytes, name)
         return TiffPage(directory, height, width, dtype, offset, compressed, texts, following)

@@ -32,11 +32,6 @@ class Layout:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None
 
-    @property
-    def write_unit(self) -> tuple[int, ...]:
-        """The block that one writer owns: parallel writers write whole ones, else they lose each other's chunks."""
-        return self.shards or self.chunks
-
 
 def choose_layout(dims: Sequence[str], shape: Sequence[int], dtype: DTypeLike) -> Layout:
     """The layout of an array, from the names of its dimensions, its shape and its type alone, so equal arrays lie equally.

@@ -22,7 +22,7 @@ _READERS = 4
 
 
 class StagedDataset:
-    """A dataset in the making. Parallel writers may also write below `prefix` themselves, whole shards each.
+    """A dataset in the making.
 
     Attributes:
         store: where it is written.
@@ -56,30 +56,6 @@ class StagedDataset:
         self._check_unsealed()
         with self._translated():
             trees.write_tree(self.store.zarr_store(self.prefix), tree, progress)
-
-    def create_array(
-        self,
-        path: str,
-        *,
-        dims: Sequence[str],
-        shape: Sequence[int],
-        dtype: DTypeLike,
-        attributes: Mapping[str, object] | None = None,
-    ) -> tuple[int, ...]:
-        """Make an array for parallel writers. In its own process each opens it anew, with this store and `prefix`:
-        `zarr.open_array(store.zarr_store(prefix), path=path, mode="r+")`.
-
-        Returns:
-            The lengths of the blocks, aligned to multiples of themselves, of which every writer has to own whole ones. Writers
-            that share one lose each other's elements.
-
-        Raises:
-            InputError: a name or type cannot be stored.
-        """
-        self._check_unsealed()
-        with self._translated():
-            array = trees.create_array(self.store.zarr_store(self.prefix), path, dims, shape, dtype, attributes or {})
-            return tuple(array.shards or array.chunks)
 
     def write_array(
         self,

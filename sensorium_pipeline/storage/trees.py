@@ -59,7 +59,7 @@ def write_tree(store: ZarrStore, tree: xr.DataTree, progress: ProgressCallback) 
 def create_array(
     store: ZarrStore, path: str, dims: Sequence[str], shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, object]
 ) -> zarr.Array:
-    """Make one array, and the groups above it, without any element; see `StagedDataset.create_array`."""
+    """Make one array, and the groups above it, without any element; see `StagedDataset.write_array`."""
     parts = path.split("/")
     for part in parts:
         _check_name(part, path)

@@ -27,7 +27,6 @@ def test_layouts_of_the_arrays_of_a_session(
 ) -> None:
     layout = choose_layout(dims, shape, dtype)
     assert (layout.chunks, layout.shards) == (chunks, shards)
-    assert layout.write_unit == (shards or chunks)
 
 
 @given(
@@ -38,7 +37,7 @@ def test_chunks_are_bounded_and_shards_hold_whole_chunks(axes: list[tuple[str, i
     layout = choose_layout([name for name, _ in axes], [length for _, length in axes], dtype)
     width = np.dtype(dtype).itemsize
     assert math.prod(layout.chunks) * width <= CHUNK_BYTES
-    assert math.prod(layout.write_unit) * width <= SHARD_BYTES
-    assert all(shard % chunk == 0 for shard, chunk in zip(layout.write_unit, layout.chunks, strict=True))
+    assert math.prod(layout.shards or layout.chunks) * width <= SHARD_BYTES
+    assert all(shard % chunk == 0 for shard, chunk in zip((layout.shards or layout.chunks), layout.chunks, strict=True))
     if layout.shards is None:
         assert all(chunk >= length for chunk, (_, length) in zip(layout.chunks, axes, strict=True))

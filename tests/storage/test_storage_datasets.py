@@ -6,14 +6,12 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -158,24 +156,6 @@ class TestConformance:
         with stage(store, "files") as staged:
             staged.add("a", b"x")
         assert store.walk("") == []
-
-    def test_parallel_writers_own_whole_shards(self, root: RootSettings, store: Store) -> None:
-        # What a cluster does: a skeleton first, then each writer its own shards.
-        values = np.random.default_rng(0).integers(0, 4, size=(6000, 3000)).astype(np.float32)
-        with stage(store) as staged:
-            staged.write_tree(xr.DataTree.from_dict({"/": xr.Dataset(attrs={"session": "a"})}))
-            rows, columns = staged.create_array("responses/response", dims=("trial", "neuron"), shape=values.shape, dtype="f4")
-            assert columns >= values.shape[1]
-
-            def write(start: int) -> None:
-                array = zarr.open_array(Store("lab", root).zarr_store(staged.prefix), path="responses/response", mode="r+")
-                array[start : start + rows] = values[start : start + rows]
-
-            assert len(values) > 2 * rows
-            with ThreadPoolExecutor(4) as writers:
-                list(writers.map(write, range(0, len(values), rows)))
-            reference = staged.seal()
-        np.testing.assert_array_equal(open_dataset(store, reference.digest)["responses/response"].values, values)
 
 
 class TestStoredBytes:
