@@ -2,10 +2,10 @@
 
 The decay is the one whose autocovariance is nearest to the trace's, over lags from one frame to two seconds: the noise is at lag nought
 alone and does not matter. The rise and the noise come from `calcium_onset`, which needs the decay, as the decay needs the rise: both are
-estimated in turn.
+estimated in turn. Both are then drawn a little to what is typical: firing that is itself correlated in time looks like slow calcium.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -17,6 +17,7 @@ LONGEST_LAG = 2.0  # s
 FEWEST_LAGS = 6
 DENSITY = 4.0  # lags an octave: more say no more
 TYPICAL_DECAY = 0.7  # s: where the search begins, and what a trace that says nothing gets
+TOLD = 0.8  # of decay and rise by the trace, the rest by what is typical
 DECAYS = 49  # that are compared, from one limit to the other
 SLOWEST_RISE = 0.9  # of the decay
 LEAST_WHITE = 0.2  # of the spectrum's upper part: so much of it is noise at least
@@ -31,7 +32,7 @@ class Kinetics:
     Attributes:
         decay: time constant in s.
         rise: time constant in s, within its limits; zero for calcium of first order.
-        onset: rise in s as the trace shows it, without limits: see `calcium_onset`.
+        onset: rise in s, without its lower limit: see `calcium_onset`.
         noise: standard deviation within a frame.
     """
 
@@ -71,6 +72,10 @@ def estimate_kinetics(trace: NDArray[np.float32], order: int, noise: float, fram
             decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
             onset = estimate_onset(trace, decay, frame_rate, rises)
             rise = max(onset.rise, 0.0)
+        decay = min(max(decay**TOLD * TYPICAL_DECAY ** (1 - TOLD), decays[0]), decays[1])
+        onset = estimate_onset(trace, decay, frame_rate, rises)
+    if rises[0] < rises[1]:
+        onset = replace(onset, rise=TOLD * onset.rise + (1 - TOLD) * TYPICAL_RISE)
     rise = min(max(onset.rise, rises[0]), rises[1], SLOWEST_RISE * decay) if order == 2 else 0.0
     return Kinetics(decay, rise, onset.rise, min(max(onset.noise, LEAST_WHITE * noise), noise))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 FAR = 4  # frames: the lag that tells the firing from the rise
 TYPICAL_RISE, SPREAD = 0.05, 0.1  # s: what indicators show, which a trace of noise falls back on
 SLOWEST_RATE = 4.0  # Hz: frames are joined down to it
+SCATTER = 0.3  # of the ratio from one event to another, by where in its frame it falls: a few large events are no certainty
 RESOLVED = 1.5  # frames: a rise that takes longer is told without a higher rate
 MODEL_DECAY, MODEL_PHASES, MODEL_FRAMES = 20.0, 50, 150  # frames, phases of a spike in its frame, frames
 
@@ -142,5 +143,5 @@ def _ratio(trace, factor, d):  # type: ignore[no-untyped-def]
     if count == 0 or zero <= 0:
         return 0.0, np.inf, power / max(count, 1), product / max(count, 1)
     ratio = one / zero
-    error = np.sqrt(max(ones - 2 * ratio * both + ratio * ratio * zeros, 0.0)) / zero
+    error = np.sqrt(max(ones - 2 * ratio * both + ratio * ratio * zeros, 0.0) + SCATTER**2 * zeros) / zero
     return ratio, error, power / count, product / count

@@ -18,8 +18,10 @@ PASSES = 12  # at most so many solutions while the penalty is sought
 TOLERANCE = 0.01  # of the noise: how near to it the residual must come
 SMALLEST = 1e-6  # factor of decay a frame
 NEGLIGIBLE = 1e-9  # of a decay: what is left is no longer counted
+STARTS = 2  # solutions of a part of the trace, which tell where to begin
 USUAL_SLOPE, LEAST_SLOPE = 0.1, 0.01  # by how much the residual's standard deviation grows with what is subtracted
-LOWEST = -2.0  # of the noise: the baseline lies not further below zero
+SETTLED, OVERSTEP = 0.5, 2.0  # of the noise, how near the mean of the residual is to a baseline that fits; see `_nearer`
+LOWEST = -4.0  # of the noise: the baseline lies not further below zero
 
 
 @dataclass(frozen=True)
@@ -217,19 +219,20 @@ def _unfold(trace, gaps, decay, rise, tables, last_pool, calcium, jumps, starts,
 def _constrain(trace, gaps, decay, rise, noise, calcium, jumps):  # type: ignore[no-untyped-def]
     """See `explain`; returns what was subtracted, and the residual's mean and variance."""
     # The residual's standard deviation grows with what is subtracted, nearly linearly: the secant, bisecting where it leaves the bracket.
+    # Where calcium of this kernel cannot leave as little as the noise, the search ends at the baseline that fits the calcium.
     frames = len(trace)
     starts, pools, tables = np.empty(frames + 1, np.int64), np.empty((frames + 1, 7)), _kernel_tables(decay, rise, frames)
-    low, high = LOWEST * noise, np.inf
+    low, high, settled = LOWEST * noise, np.inf, SETTLED * noise * np.sqrt(1 - decay * decay)
     drop, mean, rest = 0.0, 0.0, 0.0
     slope, before, before_miss = USUAL_SLOPE, 0.0, np.nan
     if frames >= 4 * EXCERPT:
-        # A part costs little and says where to begin.
-        mean, rest = _solve(trace[: frames // 4], gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
-        drop = min(max((noise - np.sqrt(max(rest, 0.0))) / slope, low), noise)
+        for _ in range(STARTS):
+            mean, rest = _solve(trace[: frames // 4], gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
+            drop = min(max(_nearer(drop, mean, np.sqrt(max(rest, 0.0)) - noise, slope), low), max(drop, noise))
     for attempt in range(PASSES):
         mean, rest = _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
         miss = np.sqrt(max(rest, 0.0)) - noise
-        if abs(miss) < TOLERANCE * noise or (miss > 0 and drop <= low):
+        if abs(miss) < TOLERANCE * noise or (miss > 0 and (drop <= low or drop - mean < settled)):
             break
         if miss > 0:
             high = drop
@@ -240,10 +243,21 @@ def _constrain(trace, gaps, decay, rise, noise, calcium, jumps):  # type: ignore
         if drop != before and (miss - before_miss) / (drop - before) > LEAST_SLOPE:
             slope = (miss - before_miss) / (drop - before)
         before, before_miss = drop, miss
-        drop -= miss / slope
+        drop = _nearer(drop, mean, miss, slope)
         if drop < low or drop > high:
             # Nothing lies below LOWEST: it is tried itself.
             drop = 0.5 * (low + high) if low > LOWEST * noise else max(drop, low)
-        elif attempt > PASSES // 2 and high < np.inf:
+        elif attempt > PASSES // 2 and low > LOWEST * noise and high < np.inf:
             drop = 0.5 * (low + high)
     return drop, mean, rest
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearer(drop, mean, miss, slope):  # type: ignore[no-untyped-def]
+    """What to subtract next, so that the residual's deviation from the noise, now `miss`, becomes nought.
+
+    The mean of what the calcium leaves is the best baseline for that calcium. A step down goes little further: fitting the noise too would
+    lower the residual without end.
+    """
+    step = miss / slope
+    return drop - (min(step, OVERSTEP * max(drop - mean, 0.0)) if miss > 0 else step)

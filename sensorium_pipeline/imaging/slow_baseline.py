@@ -12,15 +12,14 @@ FEWEST_BINS = 4  # of a window
 def slow_baseline(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.float32]:
     """(neurons, frames) float32 baseline of traces (neurons, frames), NaN where a frame is missing.
 
-    It is zero for traces shorter than two windows, where activity and drift cannot be told apart.
+    It is constant in traces shorter than two windows, where activity and drift cannot be told apart.
     """
     neurons, frames = traces.shape
     baseline = np.zeros((neurons, frames), np.float32)
     size = max(round(BIN * frame_rate), 1)
     window, step = int(WINDOW * frame_rate) // size, max(int(STEP * frame_rate) // size, 1)
-    bins = frames // size
-    if window < FEWEST_BINS or bins < 2 * window:
-        return baseline
+    if window < FEWEST_BINS or frames // size < 2 * window:
+        window = frames // size
     for trace, slow in zip(traces, baseline, strict=True):
         _follow(trace, size, window, step, slow)
     return baseline
@@ -47,7 +46,7 @@ def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
             if value == value:
                 part[known] = value
                 known += 1
-        if known < window / 4:
+        if known < window / 4 or known == 0:
             continue
         centre, value = (begin + window / 2) * size - 0.5, _smallest(part[:known], int(PERCENTILE / 100 * known))
         stop = min(int(centre) + 1, len(slow))
