@@ -9,7 +9,7 @@ from sensorium_pipeline.errors import PlatformError
 from tasks.workspaces import workspace_at
 
 
-@flow(name="evaluate-all-releases")
+@flow(name="evaluate-all-releases", flow_run_name="evaluate all releases")
 def evaluate_all_releases(root: str | None = None, device_class: Literal["cpu", "cuda"] = "cpu") -> list[str]:
     """Evaluate one release after the other, and return their names; a failure in one holds up no other.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of
+from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of, workspace_of
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.terminal import console, print_json, progress_bars
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL)(demo)
     app.command(rich_help_panel=PANEL)(up)
     app.command(rich_help_panel=PANEL)(down)
+    app.command("collect-garbage", rich_help_panel=PANEL)(collect_garbage)
 
 
 def demo(
@@ -65,6 +66,25 @@ def down(root: Root = None, json: Json = False) -> None:
         print_json(services)
     else:
         console.print(f"Stopped {', '.join(process.name for process in services.processes)}.")
+
+
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Remove what failed or killed runs left in the workspace a week ago or earlier: data that nothing names, and their checkpoints."""
+    from sensorium_pipeline.storage import collect_garbage as collect
+
+    workspace = workspace_of(root)
+    reports = {store.name: collect(store, dry_run=dry_run) for store in (workspace.lab, workspace.open, workspace.sealed, workspace.inbox)}
+    if json:
+        print_json({name: report.model_dump(mode="json") for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        left = f", {len(report.too_young)} too young to tell" if report.too_young else ""
+        freed = f"{report.freed_bytes / 1e6:.1f} MB in {len(report.removed)} pieces {'would be ' if dry_run else ''}removed"
+        console.print(f"{name}: {freed}{left}", highlight=False)
 
 
 def _deployments() -> Path:

@@ -1,6 +1,8 @@
 """Commands on a workspace in which three sessions are released and something was evaluated: what they print, as JSON and for people."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,20 @@ def test_release_and_audit(sensorium, changeable: World) -> None:
     assert [(report["session"], report["findings"]) for report in reports] == [(OPEN, []), (SENSORIUM, [])]
     assert all(report["checks"] for report in reports)
     assert f"{SENSORIUM}: passed" in sensorium("audit", "--release", "second", "--root", changeable.root).out
+
+
+def test_collect_garbage(sensorium, changeable: World) -> None:
+    left = Path(changeable.root) / "sealed" / "data" / "abandoned.zarr" / "zarr.json"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 2_000_000)
+    root = ("--root", changeable.root)
+    assert "sealed: 0.0 MB in 0 pieces removed, 1 too young to tell" in sensorium("collect-garbage", *root).out
+    os.utime(left, (0, 0))
+    assert "sealed: 2.0 MB in 1 pieces would be removed" in sensorium("collect-garbage", "--dry-run", *root).out
+    assert left.exists()
+    assert len(parsed(sensorium("collect-garbage", *root, "--json"))["sealed"]["removed"]) == 1
+    assert not left.exists()
+    assert parsed(sensorium("audit", *root, "--json"))[0]["findings"] == []
 
 
 def test_inspect(sensorium, world: World) -> None:
