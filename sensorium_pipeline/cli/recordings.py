@@ -26,18 +26,18 @@ FrameRate = Annotated[float, typer.Option(help="Frames a second.")]
 
 def simulate_recording(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist yet.")],
-    animal: Annotated[int, typer.Option(help="Number of the animal.")] = 1,
+    animal: Annotated[int, typer.Option(min=0, help="Number of the animal.")] = 1,
     role: Annotated[Literal["open", "competition"], typer.Option(help="Role of the session in the benchmark.")] = "open",
     track: Annotated[
         Literal["sensorium", "sensorium+"] | None, typer.Option(help="Track of a competition session.", show_default=False)
     ] = None,
-    planes: Annotated[int, typer.Option(min=1, help="Depths scanned.")] = 2,
-    fields: Annotated[int, typer.Option(min=1, help="Fields of view at each depth; several make a mesoscope recording.")] = 1,
+    planes: Annotated[int, typer.Option(min=1, max=20, help="Depths scanned.")] = 2,
+    fields: Annotated[int, typer.Option(min=1, max=12, help="Fields of view at each depth; several make a mesoscope recording.")] = 1,
     neurons: Annotated[int, typer.Option(min=1, help="Neurons in a field.")] = 50,
-    size: Annotated[int, typer.Option(min=32, help="Edge of a field in pixels.")] = 100,
+    size: Annotated[int, typer.Option(min=48, max=1024, help="Edge of a field in pixels.")] = 100,
     images: Annotated[int, typer.Option(min=10, help="Images shown once.")] = 800,
     timeline: Annotated[Path | None, typer.Option(help="CSV with the presentation times of a real session.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
 ) -> None:
     """Write a raw ScanImage session as a rig leaves it; the truth goes to OUT-truth, beside it."""
     from pydantic import ValidationError
