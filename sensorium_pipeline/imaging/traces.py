@@ -36,7 +36,7 @@ class TraceParameters(BaseModel):
     """Parameters of the traces.
 
     Attributes:
-        neuropil_gap: px between the footprints of all cells and what counts as neuropil.
+        neuropil_gap: px between the footprints of kept cells and what counts as neuropil.
         neuropil_scale: px, standard deviation of the Gaussian that weighs the neuropil around a cell.
         neuropil_area: px that these weights are worth at least; where cells leave too few, the Gaussian widens.
         mask: part of its maximum from which a footprint's pixels are used.
@@ -46,9 +46,9 @@ class TraceParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    neuropil_gap: int = 2
-    neuropil_scale: float = 12.0
-    neuropil_area: int = 500
+    neuropil_gap: int = 1
+    neuropil_scale: float = 10.0
+    neuropil_area: int = 200
     mask: float = 0.05
     baseline_window: float = 180.0
     baseline_percentile: float = 20.0
@@ -96,7 +96,8 @@ def extract_traces(
     pixels = shape[0] * shape[1]
     footprints = _footprints(cells, pixels, parameters.mask)
     own = _own_means(footprints)
-    free = _free(footprints, shape, parameters.neuropil_gap)
+    # Footprints that are not kept are often neuropil themselves.
+    free = _free(footprints[np.flatnonzero(cells.kept)], shape, parameters.neuropil_gap)
     around = _surrounds(cells.centroids, free, parameters)
     raw, neuropil = np.empty((2, count, movie.frames), np.float32)
     step = max(CHUNK_BYTES // (pixels * movie.dtype.itemsize), 1)
@@ -168,7 +169,7 @@ def _own_means(footprints: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
 
 
 def _free(footprints: scipy.sparse.csr_matrix, shape: tuple[int, int], gap: int) -> NDArray[np.bool_]:
-    """(y, x) pixels farther than `gap` px from every footprint; all of them where none is left."""
+    """(y, x) pixels farther than `gap` px from all footprints; all of them where none is left."""
     occupied = np.zeros(shape, bool)
     occupied.ravel()[footprints.indices] = True
     free = ndimage.distance_transform_edt(~occupied) > gap if occupied.any() else ~occupied
