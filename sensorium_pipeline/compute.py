@@ -39,6 +39,7 @@ PRELOADED = "sensorium_pipeline.prediction_runs"
 """What workers import before they say that they are there: most of it is part of all their work, and takes over a second."""
 
 START_TIMEOUT = 60  # seconds
+TICK = "1s"
 POLL_SECONDS = 0.5
 
 
@@ -90,6 +91,8 @@ def local_cluster(settings: Settings) -> Iterator[Cluster]:
     configuration = {
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.daemon": False,
+        # Fifty times a second, each server of Dask would time its own event loop.
+        "distributed.admin.tick.interval": TICK,
         # Workers would sample their own stacks a hundred times a second, for a dashboard that is not there.
         "distributed.worker.profile.enabled": False,
     }

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from sensorium_pipeline.compute import PRELOADED, default_workers
+from sensorium_pipeline.compute import PRELOADED, TICK, default_workers
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.settings import Settings
@@ -260,6 +260,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         root = settings.root if "://" in settings.root else str(Path(settings.root).expanduser().absolute())
         environment = {**prefect_environment(folder, api_url), "SENSORIUM_ROOT": root, "SENSORIUM_DASK_ADDRESS": address}
         environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
+        environment["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] = TICK
 
         report(1)
         scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(scheduler_port)]
