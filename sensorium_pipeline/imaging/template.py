@@ -14,6 +14,8 @@ Float32 = NDArray[np.float32]
 
 _SEED_FRAMES = 20
 _ROUNDS = 2
+_RESIDUAL_FRAMES = 100
+_BATCH = 16  # frames that are moved before they are added up
 
 
 @dataclass(frozen=True)
@@ -98,25 +100,29 @@ def _average(
 ) -> tuple[Float32, Spectrum]:
     """Mean of the good frames moved back, over the pixels inside each, and the spectrum of what they differ by from it."""
     chosen = np.flatnonzero(good)
-    moved = np.empty((len(chosen), *frames.shape[1:]), np.float32)
+    height, width = frames.shape[1:]
+    batch = np.empty((_BATCH, height, width), np.float32)
+    residual = np.empty((min(len(chosen), _RESIDUAL_FRAMES), height, width), np.float32)
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for start in range(0, len(chosen), _BATCH):
+        part = chosen[start : start + _BATCH]
 
-    def move(span: range) -> None:
-        padded = np.empty((frames.shape[1] + 2 * PADDING, frames.shape[2] + 2 * PADDING), np.float32)
-        for n in span:
-            prepare_frame(frames[chosen[n]], 0.0, padded)
-            warp_frame(padded, alignments.fields[chosen[n]], moved[n])
+        def move(span: range, part: NDArray[np.int64] = part) -> None:
+            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            for n in span:
+                prepare_frame(frames[part[n]], 0.0, padded)
+                warp_frame(padded, alignments.fields[part[n]], batch[n])
 
-    share(move, len(chosen), pool, threads)
-    total, count = np.zeros(frames.shape[1:]), np.zeros(frames.shape[1:])
-    for image, field in zip(moved, alignments.fields[chosen], strict=True):
-        rows, columns = inside(field, frames.shape[1], frames.shape[2])
-        total[rows, columns] += image[rows, columns]
-        count[rows, columns] += 1
+        share(move, len(part), pool, threads)
+        for image, field in zip(batch, alignments.fields[part], strict=False):
+            rows, columns = inside(field, height, width)
+            total[rows, columns] += image[rows, columns]
+            count[rows, columns] += 1
+        kept = residual[start : start + _BATCH]
+        kept[:] = batch[: len(kept)]
     mean = np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
-    gain = alignments.gain[chosen]
     centred = mean - mean.mean()
-    residual = moved[: min(len(chosen), 100)]
-    for image, brightness in zip(residual, gain, strict=False):
+    for image, brightness in zip(residual, alignments.gain[chosen], strict=False):
         image -= image.mean() + centred * brightness
     return mean, Spectrum.of(residual)
 
