@@ -240,36 +240,72 @@ def forward_of_2022(state: dict[str, torch.Tensor], images: torch.Tensor, behavi
     return functional.elu(rates) + 1
 
 
-@pytest.mark.parametrize(("model", "track", "order"), [("sensorium_sota", "sensorium", "same"), ("sensorium_p_ln", "sensorium+", "mixed")])
-def test_the_organisers_checkpoints_predict_through_the_sandbox_what_they_predicted_in_2022(
-    test_data: Path, tier: IsolationTier, tmp_path: Path, model: str, track: str, order: str
-) -> None:
-    weights = test_data / "sensorium" / "checkpoints" / f"{model}_model.pth"
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    grid = next(value for key, value in state.items() if key.endswith("source_grid")).numpy()
-    column = np.random.default_rng(0).permutation(len(grid)) if order == "mixed" else np.arange(len(grid))
-    positions = np.column_stack([308 * grid + 1000, np.full(len(grid), 200)])[column].astype(np.float32)
+@dataclass(frozen=True)
+class SessionOf2022:
+    """A released session with the neurons of a track's checkpoints and the first real test images, which are `images` (id -> pixels).
+
+    Its neurons are the checkpoints' numbers `column`; `grid` is where the checkpoints have theirs.
+    """
+
+    track: str
+    workspace: Workspace
+    release: Release
+    staged: Path
+    images: dict[int, NDArray[np.uint8]]
+    grid: NDArray[np.float32]
+    column: NDArray[np.intp]
+
+
+def checkpoint_of(test_data: Path, model: str) -> Path:
+    return test_data / "sensorium" / "checkpoints" / f"{model}_model.pth"
+
+
+def checkpoint_state(test_data: Path, model: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint_of(test_data, model), map_location="cpu", weights_only=True)
+    return state
+
+
+@pytest.fixture(scope="module")
+def sessions_of_2022(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SessionOf2022]:
+    """One for each track; in SENSORIUM+ the neurons come in another order than the checkpoints have them."""
     pictures = sorted((test_data / "sensorium" / "test_images").iterdir())[:12]
     images = {int(path.stem): np.asarray(Image.open(path)) for path in pictures}
-    workspace = open_workspace(Settings(root=str(tmp_path / "workspace")))
-    tree = write_tree(tmp_path / "tree", neurons=len(grid), positions=positions, test_images=images, training=6, repeats=1)
-    made = import_tree(workspace, tree, track, PROVENANCE)  # type: ignore[arg-type]
-    release, _ = create_release(workspace, "2022", [made.session.name])
-    convert(weights, None, workspace.open, release, track, tmp_path / "submission")
-    staged = stage_release(workspace.open, release, track, tmp_path / "cache")
-    outcome = run_submission(tmp_path / "submission", staged, track, 0, tmp_path / "out")
-    assert outcome.failure is None
-    (session,) = load_staged(staged).predicted
-    found = read_predictions(tmp_path / "out" / "predictions" / f"{made.session.name}.npz", session.expected, "it").prediction
+    made = {}
+    for track, model in (("sensorium", "sensorium_ln"), ("sensorium+", "sensorium_p_ln")):
+        folder = tmp_path_factory.mktemp("session-2022")
+        grid = next(value for key, value in checkpoint_state(test_data, model).items() if key.endswith("source_grid")).numpy()
+        column = np.random.default_rng(0).permutation(len(grid)) if track == "sensorium+" else np.arange(len(grid))
+        positions = np.column_stack([308 * grid + 1000, np.full(len(grid), 200)])[column].astype(np.float32)
+        workspace = open_workspace(Settings(root=str(folder / "workspace")))
+        tree = write_tree(folder / "tree", neurons=len(grid), positions=positions, test_images=images, training=6, repeats=1)
+        session = import_tree(workspace, tree, track, PROVENANCE).session  # type: ignore[arg-type]
+        release, _ = create_release(workspace, "2022", [session.name])
+        staged = stage_release(workspace.open, release, track, folder / "cache")
+        made[track] = SessionOf2022(track, workspace, release, staged, images, grid, column)
+    return made
 
-    opened = open_dataset(workspace.open, made.session.open_digest)
-    statistics = load_description(opened, track).statistics
-    trial_id, image_id, inputs = load_inputs(opened, ("test", "final_test"), track)
+
+@pytest.mark.parametrize("model", ["sensorium_ln", "sensorium_sota", "sensorium_p_ln", "sensorium_p_sota"])
+def test_the_organisers_checkpoints_predict_through_the_sandbox_what_they_predicted_in_2022(
+    test_data: Path, sessions_of_2022: dict[str, SessionOf2022], tier: IsolationTier, tmp_path: Path, model: str
+) -> None:
+    of = sessions_of_2022["sensorium+" if "_p_" in model else "sensorium"]
+    convert(checkpoint_of(test_data, model), None, of.workspace.open, of.release, of.track, tmp_path / "submission")
+    outcome = run_submission(tmp_path / "submission", of.staged, of.track, 0, tmp_path / "out")
+    assert outcome.failure is None
+    (session,) = load_staged(of.staged).predicted
+    (released_session,) = of.release.competition_sessions(of.track)
+    path = tmp_path / "out" / "predictions" / f"{released_session.name}.npz"
+    found = read_predictions(path, session.expected, "it").prediction
+
+    opened = open_dataset(of.workspace.open, released_session.open_digest)
+    statistics = load_description(opened, of.track).statistics
+    trial_id, image_id, inputs = load_inputs(opened, ("test", "final_test"), of.track)
     np.testing.assert_array_equal(trial_id, session.trial_id)
-    full = torch.from_numpy(np.stack([images[int(image)] for image in image_id]).astype(np.float32))[:, None]
+    full = torch.from_numpy(np.stack([of.images[int(image)] for image in image_id]).astype(np.float32))[:, None]
     small = functional.interpolate(full, scale_factor=0.25, mode="bilinear", align_corners=False, recompute_scale_factor=False)
     extra: list[torch.Tensor | None] = [None, None]
-    if track == "sensorium+":
+    if of.track == "sensorium+":
         assert statistics.behavior_std is not None
         assert inputs.behavior is not None
         assert inputs.pupil_center is not None
@@ -278,13 +314,14 @@ def test_the_organisers_checkpoints_predict_through_the_sandbox_what_they_predic
             torch.from_numpy((inputs.pupil_center - statistics.pupil_center_mean) / statistics.pupil_center_std),
         ]
     with torch.no_grad():
-        expected = forward_of_2022(state, (small - statistics.image_mean) / statistics.image_std, *extra).numpy()
+        normalised = (small - statistics.image_mean) / statistics.image_std
+        expected = forward_of_2022(checkpoint_state(test_data, model), normalised, *extra).numpy()
     assert expected.std(0).mean() > 0.005
     # Neurons at one place and of different depths cannot be told apart, unless they are in the checkpoint's order.
-    _, place, count = np.unique(grid, axis=0, return_inverse=True, return_counts=True)
-    alone = (count[place.ravel()] == 1) | (order == "same")
+    _, place, count = np.unique(of.grid, axis=0, return_inverse=True, return_counts=True)
+    alone = (count[place.ravel()] == 1) | (of.track == "sensorium")
     assert alone.mean() > 0.7
-    np.testing.assert_allclose(found[:, alone[column]], expected[:, column[alone[column]]], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[:, alone[of.column]], expected[:, of.column[alone[of.column]]], rtol=0, atol=1e-5)
 
 
 def test_a_checkpoint_of_other_neurons_is_refused(released: Released, test_data: Path, tier: IsolationTier, tmp_path: Path) -> None:
