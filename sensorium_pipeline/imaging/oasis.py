@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 EXCERPT = 500  # frames that tell where to begin
 PASSES = 12  # at most so many solutions while the penalty is sought
-TOLERANCE = 0.01  # of the noise: how near to it the residual must come
+TOLERANCE = 0.015  # of the noise: how near to it the residual must come
 SMALLEST = 1e-6  # factor of decay a frame
 NEGLIGIBLE = 1e-9  # of a decay: what is left is no longer counted
-STARTS = 2  # solutions of a part of the trace, which tell where to begin
 USUAL_SLOPE, LEAST_SLOPE = 0.1, 0.01  # by how much the residual's standard deviation grows with what is subtracted
-SETTLED, OVERSTEP = 0.5, 2.0  # of the noise, how near the mean of the residual is to a baseline that fits; see `_nearer`
+SETTLED = 0.5  # of the noise of a transient: a baseline so near to the mean of what the calcium leaves is not lowered to fit more
+OVERSTEP = 2.0  # of the way to that mean: see `_nearer`
 LOWEST = -4.0  # of the noise: the baseline lies not further below zero
 
 
@@ -226,9 +226,9 @@ def _constrain(trace, gaps, decay, rise, noise, calcium, jumps):  # type: ignore
     drop, mean, rest = 0.0, 0.0, 0.0
     slope, before, before_miss = USUAL_SLOPE, 0.0, np.nan
     if frames >= 4 * EXCERPT:
-        for _ in range(STARTS):
-            mean, rest = _solve(trace[: frames // 4], gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
-            drop = min(max(_nearer(drop, mean, np.sqrt(max(rest, 0.0)) - noise, slope), low), max(drop, noise))
+        # A part costs little and says where to begin.
+        mean, rest = _solve(trace[: frames // 4], gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
+        drop = min(max(_nearer(drop, mean, np.sqrt(max(rest, 0.0)) - noise, slope), low), noise)
     for attempt in range(PASSES):
         mean, rest = _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools)
         miss = np.sqrt(max(rest, 0.0)) - noise

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 WINDOW, STEP, BIN = 60.0, 15.0, 0.2  # s; the percentile is taken of means over bins, which photon noise hardly moves
 PERCENTILE = 10.0
 FEWEST_BINS = 4  # of a window
+MARGIN = 0.3  # of the way from a window's least to its percentile
 
 
 def slow_baseline(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.float32]:
@@ -29,7 +30,7 @@ def slow_baseline(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.
 def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
     """Write the baseline of one trace to `slow`: linear between the centres of windows that are known well enough, constant outside."""
     bins = len(trace) // size
-    means, part = np.empty(bins), np.empty(window)
+    means, part = np.empty(bins), np.empty(window + 1)
     for index in range(bins):
         total, known = 0.0, 0
         for frame in range(index * size, (index + 1) * size):
@@ -39,16 +40,17 @@ def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
                 known += 1
         means[index] = total / known if known > 0 else np.nan
     before, value_before = -1.0, 0.0  # centre and value of the last window; none yet
-    frame = 0
+    frame, bound = 0, np.inf
     for begin in range(0, bins - window + 1, step):
-        known = 0
-        for value in means[begin : begin + window]:
-            if value == value:
-                part[known] = value
-                known += 1
+        known, count = _below(means[begin : begin + window], bound, part)
         if known < window / 4 or known == 0:
             continue
-        centre, value = (begin + window / 2) * size - 0.5, _smallest(part[:known], int(PERCENTILE / 100 * known))
+        rank = int(PERCENTILE / 100 * known)
+        if count <= rank:
+            _, count = _below(means[begin : begin + window], np.inf, part)
+        centre, value = (begin + window / 2) * size - 0.5, _smallest(part[:count], rank)
+        # The next window is not much different: what lies far above need not be looked at.
+        bound = value + MARGIN * (value - part[: rank + 1].min())
         stop = min(int(centre) + 1, len(slow))
         if before < 0:
             slow[frame:stop] = value
@@ -58,6 +60,17 @@ def _follow(trace, size, window, step, slow):  # type: ignore[no-untyped-def]
                 slow[each] = value_before + slope * (each - before)
         frame, before, value_before = stop, centre, value
     slow[frame:] = value_before
+
+
+@numba.njit(nogil=True, cache=True)
+def _below(means, bound, part):  # type: ignore[no-untyped-def]
+    """How many of the means are known and how many of them lie below a bound, which are written to `part`, in their order."""
+    known, count = 0, 0
+    for value in means:
+        known += value == value
+        part[count] = value
+        count += value < bound
+    return known, count
 
 
 @numba.njit(nogil=True, cache=True)

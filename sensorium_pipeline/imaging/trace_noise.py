@@ -41,13 +41,13 @@ def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.fl
 
 def _segments(trace: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     """Segments (segments, length) of one trace, half-overlapping unless many, gaps filled linearly, those with much missing left out."""
-    missing = np.isnan(trace)
-    if missing.all():
-        return np.empty((0, length), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view
     step = length if len(trace) >= MANY_SEGMENTS * length else length // 2
+    missing = np.isnan(trace)
     if not missing.any():
         return windows(trace, length)[::step]
+    if missing.all():
+        return np.empty((0, length), np.float32)
     known = np.flatnonzero(~missing)
     filled = np.interp(np.arange(len(trace)), known, trace[known]).astype(np.float32)
     good = windows(missing, length)[::step].mean(1) < MOST_MISSING
