@@ -1,7 +1,7 @@
 """Commands of the participant: start, check, submit, and use a model as a digital twin."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sensorium_pipeline.storage import Workspace
     from sensorium_pipeline.submissions.check import Cost
     from sensorium_pipeline.submissions.teams import Token
+    from sensorium_pipeline.submissions.transfer import Epoch
 
 PANEL = "Submissions"
 Folder = Annotated[
@@ -59,9 +60,10 @@ def check(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Validate a submission as the server would, run it in the same sandbox on a small public slice, and say what it would cost.
+    """Validate a submission as the server would, try it in the same sandbox, and say what the whole release would cost.
 
-    Without a release in the workspace only the files are checked.
+    It is trained with all its epochs and predicts, on at most 64 visible trials of each tier of every session of its track; and once
+    before on a quarter of them, since the difference tells the cost. Without a release in the workspace only the files are checked.
     """
     from sensorium_pipeline.prediction_runs import stage_slice
     from sensorium_pipeline.sessions.release import choose_release
@@ -93,10 +95,20 @@ def check(
     elif report.passed:
         memory = f", {report.run.peak_memory_bytes / 2**20:.0f} MB" if report.run.peak_memory_bytes else ""
         console.print(f"{report.submission.name}: ready to submit (smoke run {report.run.wall_seconds:.1f} s{memory}, {report.run.tier})")
+        _print_curve(report.run.epochs)
         if report.cost is not None:
             _print_cost(report.cost, len(report.submission.seeds))
     if report.run is not None and report.run.failure is not None:
         report.run.failure.raise_it()
+
+
+def _print_curve(epochs: "Sequence[Epoch]") -> None:
+    """First, best and last point of the learning curve; of the real run organisers alone see it, as it could carry images out."""
+    known = [epoch for epoch in epochs if epoch.validation is not None]
+    if known:
+        best = max(known, key=lambda epoch: epoch.validation or 0.0)
+        points = [f"{epoch.validation:.3f} after epoch {epoch.number}" for epoch in dict.fromkeys((known[0], best, known[-1]))]
+        console.print(f"Validation score on the slice: {', '.join(points)}.", highlight=False)
 
 
 def _print_cost(cost: "Cost", seeds: int) -> None:
