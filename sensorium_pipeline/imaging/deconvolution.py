@@ -87,7 +87,8 @@ def deconvolve(
         the activity and what it was inferred with. A trace that is constant or all NaN gives zero activity (NaN where it is NaN).
 
     Raises:
-        InputError: the traces are not a table of numbers, hold infinity, or the frame rate is not a positive number.
+        InputError: the traces are not a table of numbers, hold infinity or numbers whose squares are, or the frame rate is not a positive
+            number.
     """
     dff = np.asarray(dff)
     _check(dff, frame_rate)
@@ -103,10 +104,12 @@ def deconvolve(
 
     def infer(start: int) -> None:
         block = slice(start, start + BLOCK)
-        traces, offset = _less_offset(dff[block], start)
-        slow = slow_baseline(traces, frame_rate)
-        flat = traces - slow
-        for neuron, trace, noise in zip(range(start, neurons), flat, noise_level(flat, frame_rate), strict=False):
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is told from the trace's moments
+            traces, offset = _less_offset(dff[block], start)
+            slow = slow_baseline(traces, frame_rate)
+            flat = traces - slow
+            noises = noise_level(flat, frame_rate)
+        for neuron, trace, noise in zip(range(start, neurons), flat, noises, strict=False):
             _infer(trace, noise, frame_rate, parameters, result, neuron)
         result.baseline[block] += slow + offset[:, None]
 
@@ -129,12 +132,10 @@ def _check(dff: NDArray[np.float32], frame_rate: float) -> None:
 
 def _less_offset(dff: NDArray[np.float32], first: int) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
     """Traces less their means, as C-contiguous float32, and the means: a large one would take their precision. `first` is their number."""
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        means = dff.mean(1, dtype=np.float64) if dff.shape[1] > 0 else np.zeros(len(dff))
+    means = dff.mean(1, dtype=np.float64) if dff.shape[1] > 0 else np.zeros(len(dff))
     if not np.isfinite(means).all():
         known = ~np.isnan(dff)
-        with np.errstate(invalid="ignore"):
-            means = np.sum(dff, axis=1, where=known, dtype=np.float64) / np.maximum(known.sum(1), 1)
+        means = np.sum(dff, axis=1, where=known, dtype=np.float64) / np.maximum(known.sum(1), 1)
         if not np.isfinite(means).all():
             neuron = first + int(np.flatnonzero(~np.isfinite(means))[0])
             raise InputError("a trace holds infinity", where=f"traces[{neuron}]", advice="Write NaN where a frame is missing.")
@@ -149,6 +150,8 @@ def _infer(
 ) -> None:
     """Fill the row `neuron` of the result from one trace (frames,) less its slow baseline."""
     known, mean, variance = _moments(trace)
+    if not np.isfinite(noise + variance):
+        raise InputError("values are too large", where=f"traces[{neuron}]", advice="Give the traces in another unit, below 1e15.")
     result.noise[neuron] = noise
     result.baseline[neuron] = mean
     noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))

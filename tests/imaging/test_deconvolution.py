@@ -119,6 +119,13 @@ def test_unit_and_offset_of_a_trace_do_not_matter() -> None:
     assert np.allclose(counts.noise, 300 * dff.noise, rtol=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", "int16", "uint16"])
+def test_any_type_of_number(dtype: str) -> None:
+    traces, _ = simulate(3, 1500)
+    counts = np.asfortranarray((1000 + 100 * traces).astype(dtype))
+    assert correlation(deconvolve(traces, RATE).activity, deconvolve(counts, RATE).activity) > 0.99
+
+
 def test_a_drifting_baseline_is_followed() -> None:
     traces, spikes = simulate(4, 6000)
     drift = np.sin(np.arange(6000) / 6000 * 2 * np.pi)
@@ -249,6 +256,9 @@ def test_same_traces_give_the_same_bytes_in_any_company() -> None:
         (np.zeros(10), RATE),
         (np.array([["a", "b"]]), RATE),
         (np.full((1, 10), np.inf), RATE),
+        (1e30 * np.random.default_rng(0).standard_normal((2, 300)), RATE),
+        (1e200 * np.random.default_rng(0).standard_normal((2, 300)), RATE),
+        (np.ones((2, 300), bool), RATE),
     ],
 )
 def test_bad_input_is_refused(traces: NDArray[np.generic], rate: float) -> None:
