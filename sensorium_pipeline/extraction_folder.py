@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from zarr.storage import LocalStore
 
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.imaging.deconvolution import deconvolve
-from sensorium_pipeline.imaging.extraction import extract_plane
+from sensorium_pipeline.imaging.extraction import check_scale, extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters, SegmenterName
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
 from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMotion
@@ -89,11 +88,7 @@ def extract_movie(
             raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
         if pixel_size is None and opened.pixel_size is not None:
             pixel_size = opened.pixel_size[0]
-        # Before the digest of it all, which has no place for such a number.
-        if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
-            raise InputError(f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number.")
-        if not (math.isfinite(frame_rate) and frame_rate > 0):
-            raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames a second, a positive number.")
+        check_scale(frame_rate, pixel_size)  # before the digest of it all, which has no place for a number that is none
         parameters = ImagingParameters(segmenter=segmenter)
         keys = stage_keys(
             checked.wait(progress),
@@ -158,8 +153,6 @@ def extract_movie(
 def _load_libraries() -> None:
     """Load what only later stages need."""
     import sensorium_pipeline.imaging.plane_report  # noqa: F401
-
-    xr.DataArray(np.zeros(1))  # the first array loads whatever other kinds of arrays there are
 
 
 def _report(name: str, plane: PlaneExtraction, drawn: dict[str, bytes]) -> dict[str, bytes]:

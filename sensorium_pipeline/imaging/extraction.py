@@ -71,14 +71,7 @@ def extract_plane(
             was chosen cannot be run here.
         PlatformError: the scratch disk is full or cannot be written.
     """
-    if not np.isfinite(frame_rate) or frame_rate <= 0:
-        raise InputError(
-            f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames of a plane per second, a positive number."
-        )
-    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise InputError(
-            f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number, or leave it out."
-        )
+    check_scale(frame_rate, pixel_size)
     folder_name = f"plane-{os.getpid()}-{id(movie)}" if finished is None else finished.keys.motion.rsplit("/", 1)[1][:32]
     try:
         with held_folder(scratch, folder_name, progress) as folder:
@@ -106,6 +99,18 @@ def extract_plane(
         ) from error
 
 
+def check_scale(frame_rate: float, pixel_size: float | None) -> None:
+    """Raise `InputError` for a frame rate or pixel size that no plane can have."""
+    if not np.isfinite(frame_rate) or frame_rate <= 0:
+        raise InputError(
+            f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames of a plane per second, a positive number."
+        )
+    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise InputError(
+            f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number, or leave it out."
+        )
+
+
 @dataclass(frozen=True)
 class _Activity:
     """The result of the last stage; see `PlaneExtraction`."""
@@ -130,7 +135,7 @@ class _Extraction:
     show: ProgressCallback
     after_motion: Callable[[PlaneMotion], None] | None
     beside: ThreadPoolExecutor
-    """One thread for what no stage waits for: putting results away above all."""
+    """One thread for what no stage waits for, in the order in which it came: putting results away above all."""
     kept: list[Future[None]] = field(default_factory=list)
 
     def progress(self, step: Progress) -> None:
@@ -150,6 +155,8 @@ class _Extraction:
                 known = self.beside.submit(self._tell, motion)
             found = self._cells(corrected, motion) if found is None else found
             traces = self._traces(corrected, found, motion) if traces is None else traces
+            # Behind everything that reads it: a large file takes a moment to remove.
+            self.kept.append(self.beside.submit(corrected.path.unlink))
         else:
             known = self.beside.submit(self._tell, motion)
         if activity is None:

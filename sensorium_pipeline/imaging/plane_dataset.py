@@ -103,17 +103,22 @@ def _flat(result: object, rename: Mapping[str, str], leave_out: set[str], prefix
 
 def _variable(name: str, value: NDArray[Any]) -> xr.Variable:
     known = VARIABLES.get(name) or Variable(tuple(f"{name}_{axis}" for axis in range(value.ndim)), "1", name.replace("_", " "))
-    return xr.Variable(known.dims, value, {"units": known.units, "long_name": known.long_name})
+    return _measured(known, value)
+
+
+def _measured(known: Variable, value: NDArray[Any]) -> xr.Variable:
+    # Without the fast path xarray loads Dask, which takes a third of a second, to ask whether this is one of its arrays.
+    return xr.Variable(known.dims, value, {"units": known.units, "long_name": known.long_name}, fastpath=True)
 
 
 def to_dataset(plane: PlaneExtraction) -> xr.Dataset:
     """Every array of the plane under its own name; scalars, reasons and metrics as attributes."""
     dataset = stage_dataset(plane, leave_out=("metrics",))
     starts = np.arange(len(plane.flagged)) / plane.frame_rate
-    dataset["frame_time"] = xr.Variable("frame", starts, {"units": "s", "long_name": "start of the frame after that of the first"})
+    dataset["frame_time"] = _measured(Variable(("frame",), "s", "start of the frame after that of the first"), starts)
     if plane.pixel_size is not None:
         position = plane.centroids[:, ::-1] * np.float32(plane.pixel_size)
-        dataset["position"] = xr.Variable(("neuron", "xy"), position, {"units": "um", "long_name": "x and y within the field"})
+        dataset["position"] = _measured(Variable(("neuron", "xy"), "um", "x and y within the field"), position)
     dataset.attrs["neurons_sorted_by"] = "energy of the signal in the binned movie, largest first"
     dataset.attrs["sample_time"] = (
         "a neuron's sample was taken at the start of its frame plus the delay of its plane plus the mean delay of its lines, "
