@@ -78,6 +78,11 @@ class BlockCell:
         signal = variance * self.purity**2
         return float(np.mean(centred**3)) / max(signal, 1e-12) ** 1.5
 
+    @property
+    def skewness_error(self) -> float:
+        """Standard error of the skewness for a trace whose bins say nothing about each other."""
+        return float(np.sqrt(6 / len(self.trace))) / max(self.purity, 1e-3) ** 3
+
     def mask(self, part: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and columns of the pixels above a part of the maximum."""
         inside = self.weights > part * self.weights.max()
@@ -152,7 +157,7 @@ def find_cells(
     _refine(stack, rest, rounds=ROUNDS)
     result = []
     for cell in rest:
-        footprint = _connected(_quiet(cell, parameters.mask), FLOOR)
+        footprint = _connected(_quiet(stack, cell, parameters.mask), FLOOR)
         rows, columns = np.nonzero(footprint)
         if len(rows) == 0:
             continue
@@ -343,17 +348,20 @@ def _connected(footprint: Float32, part: float, seed: tuple[int, int] | None = N
     return np.asarray(piece_of(footprint, np.float32(part * footprint[peak]), *peak), np.float32)
 
 
-def _quiet(cell: _Cell, part: float) -> Float32:
+def _quiet(stack: Float32, cell: _Cell, part: float) -> Float32:
     """The footprint, smoothed where its pixels are uncertain: each was regressed with an error of 1 over the norm of the trace.
 
-    Smoothing by s widens a Gaussian of variance v; the power (v + s^2) / v takes that back.
+    What is smoothed is the regression before what is negative was left out, or noise around the cell would add up. Smoothing by s widens
+    a Gaussian of variance v; the power (v + s^2) / v takes that back.
     """
     footprint = cell.footprint
     certainty = float(footprint.max(initial=0.0) * np.linalg.norm(cell.trace))
     scale = float(np.clip(CERTAIN / max(certainty, 1e-6), 0.0, 1.0))
     if scale < 0.3:
-        return footprint
-    smoothed = _connected(ndimage.gaussian_filter(np.pad(footprint, 2), scale)[2:-2, 2:-2] * (footprint > 0), FLOOR)
+        return _connected(footprint, FLOOR)
+    fitted = footprint + footprint_of(stack, cell.trace, *cell.corner, *footprint.shape)
+    support = ndimage.binary_dilation(footprint > 0)
+    smoothed = _connected(ndimage.gaussian_filter(fitted * support, scale, mode="constant") * support, FLOOR)
     peak = float(smoothed.max(initial=0.0))
     if peak <= 0:
         return smoothed

@@ -18,7 +18,7 @@ class CellParameters(BaseModel):
         mask: part of its maximum from which a footprint's pixels count as its mask.
         least_compactness: area of the mask over that of the disc with the same spread; 1 for a disc.
         least_snr: of a footprint's trace in the binned movie, the square root of its energy beyond that of the noise, over the noise.
-        least_skewness: of the signal: cells fire in bouts, neuropil rises and falls alike.
+        least_skewness: of the signal, exceeded with 95 % confidence: cells fire in bouts, neuropil rises and falls alike.
         most_surround: of its signal that shows around a cell, over what shows in its footprint: neuropil does not end where a soma ends.
         same_overlap: share of the smaller mask that two footprints of one cell have in common.
         same_correlation: of their traces.

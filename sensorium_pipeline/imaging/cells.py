@@ -29,6 +29,7 @@ from sensorium_pipeline.recordings.movie import Movie
 
 BLOCK = 170  # side of a block at most, pixels
 BLOCK_BYTES = 64 * 2**20  # of the binned movie in a block at most, without its margins; the search keeps it at several scales
+CONFIDENT = 1.65  # standard errors by which a skewness must exceed its threshold: 95 %, one-sided
 FRAGMENT_GAP = 5.0  # px between the masks of a cell and what is left of it
 
 
@@ -227,8 +228,8 @@ def _judge(cell: BlockCell, parameters: CellParameters, pixel_size: float | None
         return f"signal-to-noise {cell.snr:.1f} is below {parameters.least_snr}"
     if cell.surround > parameters.most_surround:
         return f"its surround shows {cell.surround:.2f} of its signal, more than {parameters.most_surround}, as of neuropil"
-    if cell.skewness < parameters.least_skewness:
-        return f"skewness {cell.skewness:.2f} is below {parameters.least_skewness}, as of neuropil"
+    if cell.skewness - CONFIDENT * cell.skewness_error < parameters.least_skewness:
+        return f"skewness {cell.skewness:.2f} +- {cell.skewness_error:.2f} is not clearly above {parameters.least_skewness}, as of neuropil"
     return ""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.cells import Cells, segment
@@ -82,6 +83,25 @@ def test_masks_of_small_faint_cells_are_no_larger_than_the_cells(tmp_path: Path)
 
 def test_no_cells_in_noise_and_neuropil(tmp_path: Path) -> None:
     assert find(simulate_plane([], (70, 70), 1000, neuropil=40.0).movie, tmp_path).kept.sum() == 0
+
+
+def test_few_cells_in_textured_neuropil(tmp_path: Path) -> None:
+    """Vessels and processes give neuropil a texture that no smooth field takes away; it rises and falls alike."""
+    found = 0
+    for seed in (1, 2, 3):
+        generator = np.random.default_rng(seed)
+
+        def smooth(width: float, generator: np.random.Generator = generator) -> np.ndarray:
+            field = gaussian_filter(generator.standard_normal((100, 100)), width)
+            return field / field.std()
+
+        still = 300 * (1.25 + 0.18 * smooth(5) + 0.08 * smooth(1.2))
+        modes = still * np.stack([np.abs(smooth(10)) for _ in range(4)])
+        waves = gaussian_filter1d(generator.standard_normal((1600, 4)), 12, axis=0)
+        clean = still + np.einsum("tm,myx->tyx", 0.07 * waves / waves.std(0), modes)
+        movie = generator.normal(clean, np.sqrt(8 * clean + 100)).astype(np.int16)
+        found += int(find(ArrayMovie(movie), tmp_path).kept.sum())
+    assert found <= 4
 
 
 def test_flagged_frames_have_no_say(true_plane: TruePlane, tmp_path: Path) -> None:
