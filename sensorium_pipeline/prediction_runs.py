@@ -23,8 +23,9 @@ from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_files
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.inbox import fetch_submission
+from sensorium_pipeline.submissions.outcome import Failure, RunOutcome
 from sensorium_pipeline.submissions.release import stage_release
-from sensorium_pipeline.submissions.run import CONSOLE, CPU, PREDICTIONS, STATE, Device, Failure, RunOutcome, run_submission
+from sensorium_pipeline.submissions.run import CONSOLE, CPU, PREDICTIONS, STATE, Device, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, never
 from sensorium_pipeline.submissions.staging import DESCRIPTION, SCHEMA_VERSION, StagedSession, stage_sessions
 from sensorium_pipeline.training.data import SessionData

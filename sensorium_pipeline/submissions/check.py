@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.submissions.outcome import RunOutcome
 from sensorium_pipeline.submissions.package import Submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions
-from sensorium_pipeline.submissions.run import RunOutcome, run_submission
+from sensorium_pipeline.submissions.run import run_submission
 from sensorium_pipeline.submissions.sandbox import Limits
 from sensorium_pipeline.submissions.staging import Staged, StagedSession, load_staged, stage_sessions
 from sensorium_pipeline.training.data import SessionData

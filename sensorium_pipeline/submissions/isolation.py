@@ -8,6 +8,11 @@ What no tier closes, since a submission must see the images of hidden tiers to p
   prints. Its error messages reach its team where they come from the smoke run, which has visible trials alone.
 - Two sandboxes on one machine share its processor caches and its clock. One that must not learn from another's timing needs a machine of
   its own.
+
+There is no tier of a container runtime on purpose. runc and crun build their walls from the same namespaces, control groups and system call
+filter as bubblewrap, and bring a daemon or an image store that runs as root; what would be more is a kernel of its own (gVisor, a virtual
+machine), and no code that was never seen to hold runs strangers' code here. Where one is wanted, whole workers go into it: the self-test
+below then says whether the sandbox still holds inside.
 """
 
 import functools

@@ -1,39 +1,35 @@
 """The trusted side of one run: start the sandbox, take what comes out, check it, and say in the taxonomy's terms how it ended."""
 
-import errno
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
 from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
-from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission, submission_files
+from sensorium_pipeline.submissions.outcome import PLAIN_PROBLEM, RunOutcome, describe_failure, failed_before, true_place, why_it_failed
+from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, never, run_isolated
 from sensorium_pipeline.submissions.staging import Staged, load_staged
-from sensorium_pipeline.submissions.transfer import CheckpointRules, Epoch, ResultReader
+from sensorium_pipeline.submissions.transfer import CheckpointRules, ResultReader
 
 RUNNER = "sensorium_pipeline.submissions.runner"
 CONSOLE = "console.txt"
 STATE = "state.npz"
 PREDICTIONS = "predictions"
 CHECKPOINT = "checkpoint"
-# What may be said of predictions that a hostile submission could have made: these words of ours, and counts.
-PLAIN_PROBLEM = re.compile(r"\d+ of \d+ values are NaN or infinite|no predictions for session [\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -52,53 +48,6 @@ class Device:
 
 
 CPU = Device()
-
-
-class Failure(BaseModel):
-    """Why a run failed, by whose fault.
-
-    `own_words` says that problem or advice hold words from inside the sandbox: where hidden tiers were in reach, they could carry them out.
-    """
-
-    error: Literal["SubmissionError", "ResourceLimitError"]
-    fault: str
-    problem: str
-    where: str
-    advice: str
-    own_words: bool = False
-
-    def raise_it(self) -> None:
-        """Raise the error that this describes."""
-        kind = SubmissionError if self.error == "SubmissionError" else ResourceLimitError
-        raise kind(self.problem, where=self.where, advice=self.advice)
-
-
-class RunOutcome(BaseModel):
-    """How one run of a submission ended.
-
-    Attributes:
-        status: "finished" (checked predictions of every session lie in `out/predictions/<session>.npz`), "failed" or "stopped".
-        trained: whether `out/state.npz` holds a trained state.
-        tier: of isolation; "none needed" for a predictions file.
-        wall_seconds: from start to end of the sandbox. It holds its device as long, so these are its device-seconds, too.
-        peak_memory_bytes: of all its processes together; where there is no control group, of the largest one.
-        energy_joules: of its GPU while it ran, where that can be read and nothing else ran on it.
-        epochs: the learning curve, on visible tiers and as the submission says.
-        resumed: whether it went on from a checkpoint of an interrupted run.
-    """
-
-    status: Literal["finished", "failed", "stopped"]
-    failure: Failure | None = None
-    sessions: list[str] = []
-    trained: bool = False
-    seed: int
-    tier: str
-    device: str = "cpu"
-    wall_seconds: float = 0.0
-    peak_memory_bytes: int | None = None
-    energy_joules: float | None = None
-    epochs: tuple[Epoch, ...] = ()
-    resumed: bool = False
 
 
 def run_submission(
@@ -146,7 +95,7 @@ def run_submission(
     try:
         submission = load_submission(folder)
     except SubmissionError as error:
-        return _failed(error, seed, "not started")
+        return failed_before(error, seed, "not started")
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as private:
         fresh = Path(private)
         if submission.predictions is not None:
@@ -154,7 +103,7 @@ def run_submission(
             received = folder / submission.predictions
             unknown = _unknown_file(received, staged)
             if unknown is not None:
-                return _failed(unknown, seed, outcome.tier)
+                return failed_before(unknown, seed, outcome.tier)
         else:
             job = {"mode": "evaluate", "seed": seed, "smoke_run": smoke_run}
             inputs = {}
@@ -164,7 +113,7 @@ def run_submission(
             try:
                 run = sandboxed.run(folder, submission, job, inputs, [session.expected for session in staged.predicted], checkpoints)
             except SubmissionError as error:
-                return _failed(error, seed, "not started")
+                return failed_before(error, seed, "not started")
             (out / CONSOLE).write_bytes(run.console)
             outcome = RunOutcome(
                 status="finished",
@@ -181,7 +130,7 @@ def run_submission(
             if run.outcome.status == "stopped":
                 return outcome.model_copy(update={"status": "stopped", "trained": False})
             if run.error is not None:
-                failure = _failure(run.error, own_words=run.own_words)
+                failure = describe_failure(run.error, own_words=run.own_words)
                 return outcome.model_copy(update={"status": "failed", "trained": False, "failure": failure})
             received = fresh / PREDICTIONS
         checked = fresh / "checked"
@@ -193,7 +142,9 @@ def run_submission(
                 write_predictions(checked / name, predictions)
         except SubmissionError as error:
             own_words = submission.predictions is None and PLAIN_PROBLEM.fullmatch(error.problem) is None
-            return outcome.model_copy(update={"status": "failed", "trained": False, "failure": _failure(error, own_words=own_words)})
+            return outcome.model_copy(
+                update={"status": "failed", "trained": False, "failure": describe_failure(error, own_words=own_words)}
+            )
         if outcome.trained:
             os.replace(fresh / STATE, out / STATE)
         os.rename(checked, out / PREDICTIONS)
@@ -334,55 +285,10 @@ class _Sandboxed:
         finally:
             reader.close()
         if reader.error is not None:
-            reader.error = replace(reader.error, place=_true_place(reader.error.place, copy))
-        failed = _error(outcome, reader, limits)
+            reader.error = replace(reader.error, place=true_place(reader.error.place, copy))
+        failed = why_it_failed(outcome, reader, limits)
         own_words = failed is not None and reader.error is not None and reader.error.message in failed.problem
         return _Run(outcome, reader, str(tier), energy(), failed, own_words)
-
-
-def _error(outcome: Outcome, reader: ResultReader, limits: Limits) -> SubmissionError | ResourceLimitError | None:
-    """Why a run failed, from what is certain to what is only reported; None when it did not (or was stopped)."""
-    where = "sandbox"
-    memory = ResourceLimitError(
-        f"out of memory: more than {limits.memory_bytes // 1024**2} MB", where=where, advice="Use smaller batches or a smaller model"
-    )
-    processes = ResourceLimitError(
-        f"too many processes: more than {limits.processes}", where=where, advice="Start fewer workers or threads"
-    )
-    if outcome.status == "timeout":
-        advice = "Train for less time, and check that nothing waits for ever"
-        return ResourceLimitError(f"out of time: longer than {limits.wall_seconds:.0f} s", where=where, advice=advice)
-    if outcome.status == "memory":
-        return memory
-    if outcome.status == "console":
-        return ResourceLimitError(f"more than {limits.console_bytes // 1024**2} MB of printed text", where=where, advice="Print less")
-    if outcome.status == "stopped" or (outcome.status == "exited" and outcome.exit_code == 0 and reader.done):
-        return None
-    if outcome.refused_forks:
-        return processes
-    if outcome.refusal is not None:
-        return outcome.refusal
-    reported = reader.error
-    if reported is None:
-        if not reader.started:
-            # Nothing of the submission has run, so these are the platform's own words.
-            raise PlatformError(f"the sandbox did not start: {outcome.console[:300].decode(errors='replace').strip()}", where=where)
-        return SubmissionError(
-            f"its process ended by itself with exit code {outcome.exit_code} before the predictions were sent",
-            where=where,
-            advice="It crashed in native code, or ended itself; `sensorium check` runs it the same way on your machine",
-        )
-    if reported.kind == "MemoryError":
-        return memory
-    if reported.number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceLimitError(
-            f"out of disk: more than {limits.disk_bytes // 1024**2} MB of temporary files",
-            where=reported.place or where,
-            advice="Keep less in /tmp",
-        )
-    if reported.kind == "BlockingIOError" and reported.number == errno.EAGAIN:
-        return processes
-    return SubmissionError(f"{reported.kind}: {reported.message}".rstrip(": "), where=reported.place or where, advice=reported.advice)
 
 
 def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:
@@ -392,28 +298,6 @@ def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:
         if path.name not in names and not path.name.startswith("."):
             return SubmissionError("no such session", where=f"{folder.name}/{path.name}", advice=f"Expected are {', '.join(sorted(names))}")
     return None
-
-
-def _true_place(place: str, folder: Path) -> str:
-    """The place of an error as far as there is one in the submission's own files: inside, any text can be made to look like one."""
-    found = re.fullmatch(r"(.+), line (\d+), in (.+)", place)
-    if found is None or found[1] not in submission_files(folder):
-        return ""
-    lines = (folder / found[1]).read_text(errors="replace").splitlines()
-    if not 0 < int(found[2]) <= len(lines):
-        return ""
-    known = any(re.search(rf"\bdef {re.escape(found[3])}\b", line) for line in lines)
-    return place if known else f"{found[1]}, line {found[2]}"
-
-
-def _failure(error: SubmissionError | ResourceLimitError, *, own_words: bool = False) -> Failure:
-    kind: Literal["SubmissionError", "ResourceLimitError"]
-    kind = "ResourceLimitError" if isinstance(error, ResourceLimitError) else "SubmissionError"
-    return Failure(error=kind, fault=error.fault, problem=error.problem, where=error.where, advice=error.advice, own_words=own_words)
-
-
-def _failed(error: SubmissionError, seed: int, tier: str) -> RunOutcome:
-    return RunOutcome(status="failed", failure=_failure(error), seed=seed, tier=tier)
 
 
 def _clear(out: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from submission_samples import SMALL, Run, small_session, write_submission
 
 from sensorium_pipeline.submissions.isolation import probe_isolation
-from sensorium_pipeline.submissions.run import RunOutcome, run_submission
+from sensorium_pipeline.submissions.outcome import RunOutcome
+from sensorium_pipeline.submissions.run import run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, stage_sessions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sensorium_pipeline.submissions.run import RunOutcome
+from sensorium_pipeline.submissions.outcome import RunOutcome
 from sensorium_pipeline.submissions.sandbox import Limits
 from sensorium_pipeline.submissions.staging import StagedSession
 from sensorium_pipeline.training.data import SessionData, SessionDescription, Statistics, TrialInputs, Trials

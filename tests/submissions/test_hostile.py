@@ -17,7 +17,7 @@ import pytest
 from submission_samples import GOOD, SMALL, Run
 
 from sensorium_pipeline.submissions.control_groups import MOUNT, ControlGroup
-from sensorium_pipeline.submissions.run import RunOutcome
+from sensorium_pipeline.submissions.outcome import RunOutcome
 from sensorium_pipeline.submissions.sandbox import Limits
 
 Attack = Callable[..., RunOutcome]

@@ -31,8 +31,8 @@ from sensorium_pipeline.submissions.inbox import (
     list_decisions,
     list_submissions,
 )
+from sensorium_pipeline.submissions.outcome import Failure, RunOutcome
 from sensorium_pipeline.submissions.package import submission_files
-from sensorium_pipeline.submissions.run import Failure, RunOutcome
 from sensorium_pipeline.submissions.sending import Sent, list_sent, request, submit
 from sensorium_pipeline.submissions.teams import Token, add_team, list_teams, parse_token, revoke_team, token_of
 

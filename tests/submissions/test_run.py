@@ -13,9 +13,10 @@ from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.check import WholeRelease, check_submission, estimated_cost
+from sensorium_pipeline.submissions.outcome import RunOutcome
 from sensorium_pipeline.submissions.package import Submission, new_submission
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
-from sensorium_pipeline.submissions.run import RUNNER, RunOutcome, predict_images, run_submission
+from sensorium_pipeline.submissions.run import RUNNER, predict_images, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, load_staged, stage_sessions
 
