@@ -2,6 +2,8 @@
 
 A row is divided into runs, whose pixels all have their upper left neighbour in the frame at the same distance. Along a run all loads are
 contiguous, so that loops over it become vector instructions.
+
+Modules that use these functions hold them in their own cached code, which numba renews when their own files change: touch those as well.
 """
 
 import numpy as np
