@@ -124,7 +124,7 @@ def _update_standings(workspace: Workspace, place: Place) -> None:
             names = [record.release]
             release = known.setdefault(record.release, read_release(workspace.open, record.release))
             state, reason = state_of(workspace, record, release)
-            if (record.release, record.team, record.track, record.digest) in gone:
+            if record.key in gone:
                 state, reason = "withdrawn", ""
             standing = Standing(number=decision.number, digest=record.digest, state=state, reason=reason)
         for name in names:

@@ -108,7 +108,7 @@ def _phase(job: Job) -> Phase:
 
 def _withdrawn_at(job: Job, withdrawn: Mapping[tuple[str, ...], datetime]) -> datetime | None:
     record = job.submission
-    return withdrawn.get((record.release, record.team, record.track, record.digest))
+    return withdrawn.get(record.key)
 
 
 def _rank(

@@ -51,6 +51,11 @@ class Statement(_Record):
     digest: str
     at: AwareDatetime
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """(release, team, track, digest), under which a submission is known whatever its number."""
+        return (self.release, self.team, self.track, self.digest)
+
 
 class Request(Statement):
     """What a team says when it withdraws a submission, or chooses the one that counts on the final tier; the digest names it."""
@@ -101,25 +106,33 @@ class SubmissionRecord(_Record):
         """Short and unique in a workspace: `team/track/number`."""
         return f"{self.team}/{self.track}/{self.number}"
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """(release, team, track, digest), under which a submission is known whatever its number."""
+        return (self.release, self.team, self.track, self.digest)
 
-class Decision(_Record):
-    """What the organisers decided about one submission: generation of `intake/submissions/<team>/<track>` in the sealed store.
 
-    Attributes:
-        number: of the submission in its series of the inbox.
-        received: when the inbox store received it.
-        release, digest: as its statement says; empty where that is not the team's.
-        reason: why it was refused; empty where it was taken in.
-        submission: None where it was refused.
-    """
+class _Decided(_Record):
+    """What every decision says: about whose, when the inbox store received it, and why it was refused (empty: it was taken in)."""
 
     team: str
     track: str
     number: int
     received: AwareDatetime
+    reason: str = ""
+
+
+class Decision(_Decided):
+    """What the organisers decided about one submission: generation of `intake/submissions/<team>/<track>` in the sealed store.
+
+    Attributes:
+        number: of the submission in its series of the inbox.
+        release, digest: as its statement says; empty where that is not the team's.
+        submission: None where it was refused.
+    """
+
     release: str = ""
     digest: str = ""
-    reason: str = ""
     submission: SubmissionRecord | None = None
 
     @property
@@ -128,14 +141,9 @@ class Decision(_Record):
         return f"{self.team}/{self.track}/{self.number}"
 
 
-class RequestDecision(_Record):
+class RequestDecision(_Decided):
     """The same about a request: generation of `intake/requests/<team>/<track>`."""
 
-    team: str
-    track: str
-    number: int
-    received: AwareDatetime
-    reason: str = ""
     request: Request | None = None
 
     @property
@@ -222,7 +230,7 @@ def list_submissions(
         record = decision.submission
         if record is None or release not in (None, record.release):
             continue
-        key = (record.release, record.team, record.track, record.digest)
+        key = record.key
         if key not in seen and key not in gone:
             seen.add(key)
             found.append(record)
@@ -234,7 +242,7 @@ def withdrawals(workspace: Workspace, of: Place | None = None) -> dict[tuple[str
     found: dict[tuple[str, ...], datetime] = {}
     for decision in list_requests(workspace, of):
         if decision.request is not None and decision.request.action == "withdraw":
-            found.setdefault(_key(decision.request), decision.received)
+            found.setdefault(decision.request.key, decision.received)
     return found
 
 
@@ -289,7 +297,3 @@ def _decisions(sealed: Store, kind: Kind, model: type[T], of: Place | None) -> I
     for team, track in places:
         for _, decision in decision_series(sealed, kind, team, track).all(model):
             yield decision
-
-
-def _key(statement: Statement) -> tuple[str, ...]:
-    return (statement.release, statement.team, statement.track, statement.digest)

@@ -13,6 +13,8 @@ from sensorium_pipeline.training.data import SessionData, SessionDescription, St
 
 SMALL = Limits(wall_seconds=20, memory_bytes=512 * 1024**2, processes=24, disk_bytes=16 * 1024**2, output_bytes=64 * 1024**2)
 
+Attack = Callable[..., RunOutcome]
+
 GOOD = """
     import numpy as np
 
@@ -88,3 +90,14 @@ def write_submission(folder: Path, code: str, description: str = "") -> Path:
 
 
 Run = Callable[..., RunOutcome]
+
+
+def problem(outcome: RunOutcome, error: str = "SubmissionError") -> str:
+    assert outcome.status == "failed"
+    assert outcome.failure is not None
+    assert outcome.failure.error == error
+    return outcome.failure.problem
+
+
+def nothing_found(outcome: RunOutcome) -> None:
+    assert problem(outcome) == "RuntimeError: found: []"

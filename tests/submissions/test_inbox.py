@@ -1,112 +1,30 @@
 """What teams send, and what the organisers take in: signatures, dates, quotas, duplicates, requests."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from small_inbox import BUILD, NOON, Post, reasons
 from small_world import write_code
 from submission_samples import write_submission
 
 from sensorium_pipeline.errors import InputError, SubmissionError
-from sensorium_pipeline.evaluation import EvaluationRecord, refuse
-from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
-from sensorium_pipeline.jobs import Job
-from sensorium_pipeline.prediction_runs import PredictionRecord
-from sensorium_pipeline.sessions.phases import Phase
-from sensorium_pipeline.sessions.release import Release, ReleasedSession, change_phases
+from sensorium_pipeline.intake import take_in
+from sensorium_pipeline.sessions.release import Release, change_phases
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import FileEntry, Manifest, Series, Workspace, canonical_json, digest_of, digest_of_bytes, open_workspace
 from sensorium_pipeline.submissions.inbox import (
-    Decision,
     Request,
     SignedRequest,
-    SignedStatement,
     Statement,
-    SubmissionRecord,
     choices,
     fetch_submission,
-    list_decisions,
     list_submissions,
 )
-from sensorium_pipeline.submissions.outcome import Failure, RunOutcome
 from sensorium_pipeline.submissions.package import submission_files
 from sensorium_pipeline.submissions.sending import Sent, list_sent, request, submit
 from sensorium_pipeline.submissions.teams import Token, add_team, list_teams, parse_token, revoke_team, token_of
-
-BUILD = "def build(context):\n    pass\n"
-NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
-SESSIONS = (
-    ReleasedSession(name="1-1-1", role="competition", track="sensorium", open_digest="1"),
-    ReleasedSession(name="2-1-1", role="competition", track="sensorium+", open_digest="2"),
-)
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return open_workspace(Settings(root=str(tmp_path / "workspace")))
-
-
-@pytest.fixture
-def release(workspace: Workspace) -> Release:
-    """One submission a day and two failures, by the clock of Berlin; open in March 2027."""
-    phase = Phase(
-        opens=datetime(2027, 3, 1, tzinfo=UTC), closes=datetime(2027, 4, 1, tzinfo=UTC), time_zone="Europe/Berlin", failed_per_day=2
-    )
-    made = Release(name="2027", sessions=SESSIONS, phases=(phase,))
-    Series(workspace.open, "releases/2027").append(made)
-    return made
-
-
-@pytest.fixture
-def token(workspace: Workspace) -> Token:
-    return parse_token(add_team(workspace.sealed, "lobe-lab", NOON))
-
-
-class Post:
-    """Sends small submissions, each with content of its own, and lets the store receive them at the moment they were sent."""
-
-    def __init__(self, workspace: Workspace, release: Release, folder: Path) -> None:
-        self.workspace, self.release, self.folder = workspace, release, folder
-        self.count = 0
-
-    def send(self, token: Token, at: datetime = NOON, track: str = "sensorium", text: str | None = None) -> Sent:
-        self.count += 1
-        folder = write_submission(self.folder / str(self.count), text or f"{BUILD}# {self.count}\n")
-        sent = submit(self.workspace, self.release, folder, token, track, at)
-        if not sent.duplicate:
-            self.received(f"submissions/{sent.identifier}", at)
-        return sent
-
-    def received(self, event: str, at: datetime) -> None:
-        head, _, number = event.rpartition("/")
-        path = Path(self.workspace.inbox.url.removeprefix("file://")) / head / f"{int(number):06d}.json"
-        os.utime(path, (at.timestamp(), at.timestamp()))
-
-    def forge(self, team: str, statement: Statement, signature: str, number: int = 1) -> None:
-        """What anybody with write access to the inbox could put there."""
-        series = Series(self.workspace.inbox, f"submissions/{team}/{statement.track}")
-        self.received(f"{series.name}/{series.append(SignedStatement(statement=statement, token=number, signature=signature))}", NOON)
-
-
-@pytest.fixture
-def post(workspace: Workspace, release: Release, tmp_path: Path) -> Post:
-    return Post(workspace, release, tmp_path / "sent")
-
-
-def reasons(workspace: Workspace) -> dict[str, str]:
-    return {decision.identifier: decision.reason for decision in list_decisions(workspace)}
-
-
-def finish(workspace: Workspace, release: Release, record: SubmissionRecord, failed: bool) -> None:
-    """An evaluation that ended, as rankings and quotas see it."""
-    failure = Failure(error="SubmissionError", fault="participant", problem="it broke", where="", advice="") if failed else None
-    outcome = RunOutcome(status="failed" if failed else "finished", failure=failure, seed=0, tier="none needed")
-    run = PredictionRecord(outcome=outcome, device_class="cpu")
-    evaluation = EvaluationRecord(identifier=record.identifier, submission_digest=record.digest, inputs_digest="", runs=(run,))
-    Series(workspace.sealed, f"evaluations/{release.name}/{record.identifier}").append(evaluation)
 
 
 def test_in_and_out_again(workspace: Workspace, release: Release, token: Token, tmp_path: Path) -> None:
@@ -268,138 +186,6 @@ class TestTokens:
     def test_two_workspaces_have_two_secrets(self, workspace: Workspace, token: Token, tmp_path: Path) -> None:
         other = open_workspace(Settings(root=str(tmp_path / "other")))
         assert parse_token(add_team(other.sealed, "lobe-lab", NOON)).key != token.key
-
-
-class TestQuotas:
-    def test_one_a_day_by_the_clock_of_the_phase(self, workspace: Workspace, post: Post, token: Token) -> None:
-        evening = datetime(2027, 3, 2, 22, 30, tzinfo=UTC)  # 23:30 in Berlin
-        post.send(token, evening)
-        with pytest.raises(InputError, match=r"team lobe-lab has used its 1 submission of 2027-03-02 to sensorium") as caught:
-            post.send(token, evening + timedelta(minutes=29))
-        assert caught.value.where == "lobe-lab/sensorium/1"
-        assert "The next day begins at 2027-03-03 00:00 Europe/Berlin" in caught.value.advice
-        assert post.send(token, evening + timedelta(minutes=31)).number == 2
-        assert post.send(token, evening, "sensorium+").number == 1
-        take_in(workspace)
-        assert set(reasons(workspace).values()) == {""}
-
-    def test_what_counts_is_when_the_store_received_it(self, workspace: Workspace, post: Post, token: Token) -> None:
-        for day in range(3):
-            # By its own clock the team sent these on three days.
-            sent = post.send(token, NOON + timedelta(days=day))
-            post.received(f"submissions/{sent.identifier}", NOON + timedelta(hours=day))
-        take_in(workspace)
-        assert [reason.partition(" by")[0] for reason in reasons(workspace).values()] == [
-            "",
-            *["the quota of 1 a day was used on 2027-03-01 (Europe/Berlin)"] * 2,
-        ]
-
-    def test_the_same_again_is_recognised_and_costs_nothing(self, workspace: Workspace, post: Post, token: Token) -> None:
-        first = post.send(token, text=BUILD)
-        again = post.send(token, text=BUILD)
-        assert (again.duplicate, again.identifier) == (True, first.identifier)
-        take_in(workspace)
-        assert post.send(token, NOON + timedelta(days=3), text=BUILD).duplicate
-        other = parse_token(add_team(workspace.sealed, "other", NOON))
-        assert not post.send(other, text=BUILD).duplicate
-        assert not post.send(token, track="sensorium+", text=BUILD).duplicate
-
-    def test_what_was_refused_can_be_sent_again(self, workspace: Workspace, post: Post, token: Token) -> None:
-        post.send(token)
-        sent = post.send(token, NOON + timedelta(days=1), text=BUILD)
-        post.received(f"submissions/{sent.identifier}", NOON)
-        take_in(workspace)
-        assert reasons(workspace)["lobe-lab/sensorium/2"].endswith("submit it again another day")
-        again = post.send(token, NOON + timedelta(days=1), text=BUILD)
-        assert (again.duplicate, again.number) == (False, 3)
-        take_in(workspace)
-        assert reasons(workspace)["lobe-lab/sensorium/3"] == ""
-
-    @pytest.mark.parametrize(
-        ("outcomes", "accepted"),
-        [
-            (["scored"], 1),
-            (["failed", "scored"], 2),
-            (["failed", "failed", "failed"], 3),
-            (["platform", "platform", "platform", "platform", "scored"], 5),
-            (["refused here", "scored"], 2),
-        ],
-    )
-    def test_failures_are_capped_apart_and_the_platforms_are_refunded(
-        self, workspace: Workspace, release: Release, post: Post, token: Token, outcomes: list[str], accepted: int
-    ) -> None:
-        for outcome in outcomes:
-            post.send(token)
-            (decision,) = take_in(workspace)
-            assert isinstance(decision, Decision)
-            record = decision.submission
-            assert record is not None, decision.reason
-            if outcome == "platform":
-                record_platform_failure(workspace, record, "the disk is full")
-            elif outcome == "refused here":
-                refuse(workspace, Job(submission=record, release=release), "no isolation")
-            else:
-                finish(workspace, release, record, failed=outcome == "failed")
-            update_standings(workspace, {("lobe-lab", "sensorium")})
-        with pytest.raises(InputError, match="has used its 1 submission of 2027-03-01"):
-            post.send(token)
-        assert len(list_submissions(workspace)) == accepted
-
-    def test_two_at_once_share_no_place(self, workspace: Workspace, post: Post, token: Token, release: Release, tmp_path: Path) -> None:
-        folders = [write_submission(tmp_path / f"at-once-{number}", f"{BUILD}# {number}\n") for number in range(4)]
-
-        def put(folder: Path) -> str:
-            try:
-                return submit(workspace, release, folder, token, "sensorium", NOON).identifier
-            except InputError as error:
-                return error.problem
-
-        with ThreadPoolExecutor(4) as pool:
-            said = list(pool.map(put, folders))
-        assert sum(text.startswith("lobe-lab/") for text in said) == 1
-        for entry in workspace.inbox.walk("submissions"):
-            post.received(entry.path.removesuffix(".json"), NOON)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(take_in, [workspace] * 4))
-        assert len(list_submissions(workspace)) == 1
-        assert list(reasons(workspace).values()).count("") == 1
-
-    def test_the_organisers_have_none(self, workspace: Workspace, post: Post) -> None:
-        token = parse_token(add_team(workspace.sealed, "organisers", NOON, kind="organisers"))
-        for day in (-90, 0, 0, 90):
-            post.send(token, NOON + timedelta(days=day))
-        take_in(workspace)
-        assert set(reasons(workspace).values()) == {""}
-        claimed = parse_token(SecretStr(token_of(workspace.sealed, "organisers").get_secret_value()))
-        assert claimed.kind == "organisers"
-
-    def test_a_team_cannot_call_itself_organisers(self, workspace: Workspace, post: Post, token: Token) -> None:
-        own = token_of(workspace.sealed, "lobe-lab").get_secret_value().replace("-team.", "-organisers.")
-        for _ in range(2):
-            post.send(parse_token(SecretStr(own)))
-        take_in(workspace)
-        assert list(reasons(workspace).values()).count("") == 1
-
-
-class TestPhases:
-    @pytest.mark.parametrize("at", [datetime(2027, 2, 28, 23, 59, tzinfo=UTC), datetime(2027, 4, 1, tzinfo=UTC)])
-    def test_outside_of_all_phases(self, workspace: Workspace, post: Post, token: Token, at: datetime) -> None:
-        with pytest.raises(InputError, match="no submissions are taken now") as caught:
-            post.send(token, at)
-        assert "competition from 2027-03-01 01:00 to 2027-04-01 02:00 Europe/Berlin" in caught.value.advice
-        assert workspace.inbox.walk("") == []
-        sent = post.send(token)  # its own clock says March
-        post.received(f"submissions/{sent.identifier}", at)
-        take_in(workspace)
-        assert "between phases: competition from" in reasons(workspace)["lobe-lab/sensorium/1"]
-
-    def test_the_phase_is_kept_with_the_submission(self, workspace: Workspace, post: Post, token: Token, release: Release) -> None:
-        after = Phase(name="ongoing", opens=datetime(2027, 5, 1, tzinfo=UTC), after_competition=True)
-        post.release = change_phases(workspace, "2027", phases=[after, *release.phases])
-        post.send(token)
-        post.send(token, datetime(2028, 1, 1, tzinfo=UTC))
-        take_in(workspace)
-        assert [record.phase for record in list_submissions(workspace)] == ["competition", "ongoing"]
 
 
 class TestRequests:
