@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from truth import TrueCells, masks_of, read_truth, score_detection, score_traces
+from truth import TrueCells, masks_of, read_truth, score_all_traces, score_detection, score_traces
 
 from sensorium_pipeline.imaging.extraction import extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters
@@ -22,13 +22,15 @@ from sensorium_pipeline.recordings.movie import open_movie
 
 
 def report(name: str, truth: TrueCells, cells: tuple[NDArray, NDArray, NDArray], traces: NDArray[np.floating]) -> None:
-    """Print one line: detection over visible and over all cells, and the traces of the matched ones."""
+    """Print one line: detection over visible and over all cells, the traces of the matched ones, and of all with 0 for the others."""
     masks = masks_of(*cells, truth.shape[0] * truth.shape[1])
     visible, every = score_detection(truth, masks), score_detection(truth, masks, visible_only=False)
-    correlation = score_traces(truth, traces, every.pairs)
-    median = float(np.median(correlation)) if len(correlation) else 0.0
+    matched = score_traces(truth, traces, every.pairs)
+    median = float(np.median(matched)) if len(matched) else 0.0
+    mean = float(np.mean(score_all_traces(truth, traces, every.pairs)))
     print(
-        f"{name:20}{visible.f1:9.3f}{visible.precision:11.3f}{visible.recall:8.3f}{every.f1:9.3f}{every.found:8d}{every.true:7d}{median:9.3f}"
+        f"{name:20}{visible.f1:9.3f}{visible.precision:11.3f}{visible.recall:8.3f}{every.f1:9.3f}{every.found:8d}{every.true:7d}"
+        f"{median:9.3f}{mean:11.3f}"
     )
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--suite2p", type=Path, help="folder plane0 of suite2p's results on the same movie")
     arguments = parser.parse_args()
     truth = read_truth(arguments.movie.with_name(f"{arguments.movie.stem}_truth.npz"))
-    print(f"{'':20}{'F1':>9}{'precision':>11}{'recall':>8}{'F1 all':>9}{'found':>8}{'true':>7}{'traces':>9}")
+    print(f"{'':20}{'F1':>9}{'precision':>11}{'recall':>8}{'F1 all':>9}{'found':>8}{'true':>7}{'traces':>9}{'all cells':>11}")
     for segmenter in arguments.segmenter:
         started, used = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
@@ -64,7 +66,8 @@ def main() -> None:
         theirs = (np.repeat(np.arange(len(found)), sizes), pixel, np.concatenate([one["lam"] for one in found]))
         traces = np.load(arguments.suite2p / "F.npy") - 0.7 * np.load(arguments.suite2p / "Fneu.npy")
         report("suite2p", truth, theirs, traces[cell])
-    print("precision, recall and F1 over cells of signal-to-noise 8 or more")
+    print("precision, recall and F1 over cells of signal-to-noise 8 or more; traces: median over the active cells that were found,")
+    print("and the mean over all active cells, found or not")
 
 
 if __name__ == "__main__":
