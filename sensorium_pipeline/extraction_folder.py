@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from zarr.storage import LocalStore
 
 from sensorium_pipeline.errors import InputError, PlatformError
-from sensorium_pipeline.imaging.deconvolution import deconvolve
+from sensorium_pipeline.imaging.deconvolution import Deconvolution, deconvolve
 from sensorium_pipeline.imaging.extraction import check_scale, extract_plane
 from sensorium_pipeline.imaging.parameters import ImagingParameters, SegmenterName
 from sensorium_pipeline.imaging.plane_dataset import to_dataset
@@ -209,15 +209,16 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     noise: list[float] = []
     constants: list[NDArray[np.float32]] = []
     try:
-        result = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=dff.shape)
-        for start in range(0, neurons, size):
-            block = slice(start, start + size)
-            found = deconvolve(dff[block], frame_rate)
-            result[block] = found.activity
-            noise += found.noise.tolist()
-            constants.append(found.time_constants[found.time_constants[:, 0] > 0])
-            progress(Progress("deconvolution", min(start + size, neurons), neurons, unit="neurons"))
-        result.flush()
+        with part.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": dff.shape})
+            for start in range(0, neurons, size):
+                # Mapped anew for each block: pages of the others do not count as this process's memory.
+                block = np.array(np.load(traces, mmap_mode="r")[start : start + size])
+                found = _deconvolve_block(block, frame_rate, traces, start)
+                file.write(np.ascontiguousarray(found.activity, "<f4").data)
+                noise += found.noise.tolist()
+                constants.append(found.time_constants[found.time_constants[:, 0] > 0])
+                progress(Progress("deconvolution", min(start + size, neurons), neurons, unit="neurons"))
         part.replace(out)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=out, advice="Choose a folder that is writable.") from error
@@ -228,3 +229,14 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     return DeconvolutionSummary(
         neurons=neurons, frames=frames, median_noise=float(np.median(noise)), median_decay=decay, median_rise=rise, warning=warning
     )
+
+
+def _deconvolve_block(block: NDArray[np.float32], frame_rate: float, traces: Path, start: int) -> Deconvolution:
+    """Activity of some neurons of a file, from `start` on, by which errors name them."""
+    try:
+        return deconvolve(block, frame_rate)
+    except InputError as error:
+        if not error.where.startswith("traces"):
+            raise
+        where = f"{traces}, neurons {start} to {start + len(block) - 1}"
+        raise InputError(error.problem, where=where, advice=error.advice) from error

@@ -117,6 +117,21 @@ def test_deconvolve_warns_of_a_transposed_table(sensorium, tmp_path: Path) -> No
     assert np.load(tmp_path / "activity.npy").shape == (300, 20)
 
 
+def test_deconvolve_works_in_blocks_of_neurons(sensorium, tmp_path: Path) -> None:
+    """One long file gives what its parts give, whatever the order of its bytes, and an error names the neurons."""
+    dff = np.random.default_rng(0).normal(size=(300, 400)).astype(np.float32)
+    np.save(tmp_path / "dff.npy", np.asfortranarray(dff))
+    np.save(tmp_path / "last.npy", dff[280:])
+    for name in ("dff", "last"):
+        assert sensorium("deconvolve", tmp_path / f"{name}.npy", tmp_path / f"{name}-activity.npy", "--frame-rate", "10").code == 0
+    assert np.array_equal(np.load(tmp_path / "dff-activity.npy")[280:], np.load(tmp_path / "last-activity.npy"))
+    dff[270, 3] = np.inf
+    np.save(tmp_path / "infinite.npy", dff)
+    said = sensorium("deconvolve", tmp_path / "infinite.npy", tmp_path / "none.npy", "--frame-rate", "10")
+    assert_one_error(said, "neurons 256 to 299", "infinity")
+    assert not (tmp_path / "none.npy").exists()
+
+
 def test_simulate_a_recording_and_look_at_it(sensorium, tmp_path: Path) -> None:
     out = tmp_path / "raw"
     arguments = ["--planes", "1", "--neurons", "3", "--size", "48", "--images", "10", "--animal", "42"]
