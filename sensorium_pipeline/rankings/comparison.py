@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 SIMULATED_TABLES = 4000
@@ -59,7 +59,7 @@ def compare(
     covariances = tuple(np.atleast_2d(np.cov(draws)) for draws in (images, neurons, both))
     variance = corrected_variance(*(np.diagonal(covariance) for covariance in covariances))
     pair_variance = corrected_variance(*(_of_differences(covariance) for covariance in covariances))
-    quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, max(degrees_of_freedom, 1))
+    quantile = special.stdtrit(max(degrees_of_freedom, 1), 0.5 + CONFIDENCE / 2)
 
     rank = shared_ranks(scores)
     leader = int(np.argmin(rank))
@@ -119,7 +119,7 @@ def _p_values(differences: NDArray[np.float64], errors: NDArray[np.float64], deg
     """Two-sided p-values (M, M); the same score is never different, whatever its error."""
     same = np.abs(differences) <= SAME_SCORE
     ratio = np.divide(np.abs(differences), errors, out=np.full_like(differences, np.inf), where=errors > 0)
-    p_values: NDArray[np.float64] = np.where(same, 1.0, 2 * stats.t.sf(ratio, degrees_of_freedom))
+    p_values: NDArray[np.float64] = np.where(same, 1.0, 2 * special.stdtr(degrees_of_freedom, -ratio))
     return p_values
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sensorium_pipeline.errors import OrganiserError
 from sensorium_pipeline.rankings.changes import with_changes
@@ -316,12 +315,15 @@ def _sessions_left_out(table: RankingTable, complete: Sequence[_Complete], names
     """How the ranking would be without each session, where there are several."""
     if len(names) < 2 or not complete:
         return ()
+    # The only need for scipy.stats, whose import takes longer than all tables of a night with nothing new.
+    from scipy.stats import kendalltau
+
     of_model = {(model.row.team, model.row.submission_digest): model for model in complete}
     in_order = [of_model[(row.team, row.submission_digest)] for row in table.ranked]
     whole = shared_ranks(np.array([model.value for model in in_order]))
     left_out = []
     for index, name in enumerate(names):
         ranks = shared_ranks(np.array([np.delete(model.by_session, index).mean() for model in in_order]))
-        tau = float(stats.kendalltau(whole, ranks).statistic) if len(in_order) > 1 else math.nan
+        tau = float(kendalltau(whole, ranks).statistic) if len(in_order) > 1 else math.nan
         left_out.append(SessionLeftOut(session=name, kendall_tau=tau if math.isfinite(tau) else None, ranks=tuple(ranks.tolist())))
     return tuple(left_out)
