@@ -38,7 +38,6 @@ class Settings(BaseSettings):
         isolation: the lowest tier of isolation that strangers' code may run in.
         checkpoint_seconds: between two checkpoints of a model that trains.
         suite2p_python: interpreter of an environment with suite2p, for extractions that choose it as their segmenter.
-        traceback: let an internal error of the command line show where it happened.
     """
 
     model_config = SettingsConfigDict(env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="ignore")
@@ -58,4 +57,3 @@ class Settings(BaseSettings):
     isolation: Literal["bubblewrap with user namespace", "bubblewrap without user namespace"] = "bubblewrap without user namespace"
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     suite2p_python: Path | None = None
-    traceback: bool = False

@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 import sys
+import tempfile
+import traceback
 
 # Threads of numpy's BLAS wait for each other by spinning: beside Dask workers that share the cores they make small matrix products
 # a hundred times slower. Parallel work here is processes, numba or torch. It must be set before numpy is first imported.
@@ -17,7 +19,6 @@ import typer
 
 from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions, teams
 from sensorium_pipeline.errors import SensoriumError
-from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.terminal import messages
 
 app = typer.Typer(
@@ -59,11 +60,15 @@ def main() -> None:
         messages.print("interrupted; what was finished is kept, run the same command again to go on")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if Settings().traceback:
-            raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        text = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
         messages.print(f"[bold red]internal error[/] {_escaped(text)}", highlight=False)
-        messages.print("This is a fault of the platform, not of your input; set SENSORIUM_TRACEBACK=1 to see where it happened.")
+        # Kept at once, since what happens once under load may not happen again.
+        with tempfile.NamedTemporaryFile("w", prefix="sensorium-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        messages.print(
+            "This is a fault of the platform, not of your input. What was finished is kept: run the same command again to go on."
+        )
+        messages.print(f"{file.name} says where it happened.", highlight=False)
         sys.exit(PLATFORM)
 
 

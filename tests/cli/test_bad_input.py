@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from command_line import as_process, assert_one_error
 from small_world import SENSORIUM, World, tree_snapshot, true_predictions, write_code, write_file_submission
 
+from sensorium_pipeline.sessions import catalogue
 from sensorium_pipeline.sessions.catalogue import load_hidden, read_session
 from sensorium_pipeline.submissions.predictions import write_predictions
 
@@ -219,3 +221,16 @@ def test_a_result_that_cannot_be_written(sensorium, tmp_path: Path) -> None:
     np.save(tmp_path / "dff.npy", np.random.default_rng(0).normal(size=(2, 100)))
     out = tmp_path / "missing" / "out.npy"
     assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", out, "--frame-rate", "8"), str(out), "writable")
+
+
+def test_an_internal_error_says_where_it_happened(sensorium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(catalogue, "list_sessions", fail)
+    said = sensorium("sessions")
+    assert_one_error(said, "internal error TimeoutError", code=2)
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in said.error
+    assert "in fail" in kept.read_text()
