@@ -9,10 +9,13 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed.client import Client
+from distributed.core import Status
+from distributed.nanny import WorkerProcess
 
-from sensorium_pipeline.compute import GPU, Channel, at_worker_start, cluster_address, run_all_on_cluster, run_on_cluster
+from sensorium_pipeline.compute import GPU, Channel, at_worker_start, cluster_address, local_cluster, run_all_on_cluster, run_on_cluster
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.settings import Settings
@@ -155,3 +158,18 @@ def _wait_for(path: Path, seconds: float = 30) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} did not happen within {seconds} s"
         time.sleep(0.05)
+
+
+def test_a_worker_that_had_to_be_killed_at_the_end_fails_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = WorkerProcess.kill
+
+    async def kill_too_late(process: WorkerProcess, *arguments: object, **options: object) -> None:
+        await kill(process, *arguments, **options)  # type: ignore[arg-type]
+        raise TimeoutError
+
+    monkeypatch.setattr(WorkerProcess, "kill", kill_too_late)
+    with local_cluster(Settings(workers=1)) as cluster:
+        workers = [worker.process.pid for worker in cluster.workers.values()]
+    assert workers
+    assert not any(psutil.pid_exists(worker) for worker in workers)
+    cluster.status = Status.closed  # else the end of this process waits for it
