@@ -79,6 +79,22 @@ def test_neuropil_that_is_brighter_on_one_side_is_met_in_the_middle() -> None:
         assert np.polyfit(wave, trace, 1)[0] == pytest.approx(slope[column], abs=0.15)
 
 
+def test_footprints_that_are_not_kept_do_not_hide_the_neuropil(true_plane: TruePlane) -> None:
+    """Most of them are neuropil themselves; in a dense plane they would leave nothing to measure it by."""
+    footprints = np.concatenate([true_plane.footprints, np.ones((1, 82, 80))])
+    cells = replace(as_cells(footprints), kept=np.arange(12) < 11)
+    both = extract_traces(
+        true_plane.movie,
+        cells,
+        frame_rate=RATE,
+        flagged=np.zeros(true_plane.movie.frames, bool),
+        parameters=TraceParameters(),
+    )
+    alone = extract(true_plane)
+    assert np.array_equal(both.neuropil[:11], alone.neuropil)
+    assert np.array_equal(both.dff[:11], alone.dff)
+
+
 def test_flagged_frames_are_nan_and_change_nothing_else(true_plane: TruePlane) -> None:
     flagged = np.zeros(true_plane.movie.frames, bool)
     flagged[100:110] = True
