@@ -156,7 +156,7 @@ class _Extraction:
             found = self._cells(corrected, motion) if found is None else found
             traces = self._traces(corrected, found, motion) if traces is None else traces
             # Behind everything that reads it: a large file takes a moment to remove.
-            self.kept.append(self.beside.submit(corrected.path.unlink))
+            self.kept.append(self.beside.submit(corrected.path.unlink, missing_ok=True))
         else:
             known = self.beside.submit(self._tell, motion)
         if activity is None:

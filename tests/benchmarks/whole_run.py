@@ -51,8 +51,36 @@ class Found:
     stages: dict[str, float] = field(default_factory=dict)
 
 
-def measured(command: list[str], cores: list[int], environment: dict[str, str] | None = None) -> tuple[float, float, str]:
-    """Run a command on the cores given: wall seconds, peak GB of all its processes (shared pages once), and what it printed."""
+@dataclass(frozen=True)
+class Run:
+    """One run of a command: wall seconds, peak GB of all its processes (shared pages once), what it printed, and its messages.
+
+    Attributes:
+        messages: lines of the error stream, each with the second in which it came.
+    """
+
+    seconds: float
+    peak: float
+    output: str
+    messages: list[tuple[float, str]]
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of every stage that the messages of `sensorium extract` begin and end; `start` is what came before the first."""
+        begun: dict[str, float] = {}
+        stages: dict[str, float] = {}
+        before = 0.0
+        for second, line in self.messages:
+            if line.endswith(" ..."):
+                begun[line.removesuffix(" ...")] = second
+            elif ": done" in line:
+                stage = line.split(": done")[0]
+                stages[stage] = second - begun.get(stage, before)  # one of a single step ends as it begins
+            before = second
+        return {"start": min(begun.values(), default=0.0), **stages}
+
+
+def measured(command: list[str], cores: list[int], environment: dict[str, str] | None = None) -> Run:
+    """Run a command on the cores given."""
     started = time.perf_counter()
     process = psutil.Popen(
         ["taskset", "-c", ",".join(map(str, cores)), *command],
@@ -75,14 +103,23 @@ def measured(command: list[str], cores: list[int], environment: dict[str, str] |
             peak = max(peak, total)
             time.sleep(0.25)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    output, errors = process.communicate()
+    messages: list[tuple[float, str]] = []
+
+    def listen() -> None:
+        for line in process.stderr:
+            messages.append((time.perf_counter() - started, line.rstrip()))
+
+    others = [threading.Thread(target=watch), threading.Thread(target=listen)]
+    for thread in others:
+        thread.start()
+    output = process.stdout.read()
+    process.wait()
     seconds = time.perf_counter() - started
-    watcher.join()
+    for thread in others:
+        thread.join()
     if process.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{errors[-3000:]}")
-    return seconds, peak / 1e9, output
+        sys.exit(f"{' '.join(command)} failed:\n" + "\n".join(line for _, line in messages[-40:]))
+    return Run(seconds, peak / 1e9, output, messages)
 
 
 def _children(process: psutil.Popen) -> list[psutil.Process]:
@@ -96,7 +133,7 @@ def run_ours(movie: Path, folder: Path, cores: list[int]) -> Found:
     out = folder / "ours"
     shutil.rmtree(out, ignore_errors=True)
     command = [str(Path(sys.executable).with_name("sensorium")), "extract", str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
-    seconds, peak, _ = measured(command, cores)
+    run = measured(command, cores)
     with xr.open_zarr(out / "extraction.zarr") as plane:
         kept = plane["kept"].values
         neuron, pixel, weight = (plane[f"footprint_{name}"].values for name in ("neuron", "pixel", "weight"))
@@ -104,14 +141,14 @@ def run_ours(movie: Path, folder: Path, cores: list[int]) -> Found:
         traces = plane["dff"].transpose("neuron", "frame").values[kept]
     new = np.cumsum(kept) - 1
     of_kept = kept[neuron]
-    return Found(seconds, peak, masks_of(new[neuron[of_kept]], pixel[of_kept], weight[of_kept], pixels), traces)
+    return Found(run.seconds, run.peak, masks_of(new[neuron[of_kept]], pixel[of_kept], weight[of_kept], pixels), traces, run.stages())
 
 
 def run_suite2p(movie: Path, folder: Path, cores: list[int], python: str, tool: Path) -> Found:
     out = folder / "suite2p"
     command = [python, str(tool), str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
-    seconds, peak, output = measured(command, cores, {"OMP_NUM_THREADS": str(len(cores))})
-    record = json.loads(output.strip().splitlines()[-1])
+    run = measured(command, cores, {"OMP_NUM_THREADS": str(len(cores))})
+    record = json.loads(run.output.strip().splitlines()[-1])
     plane = out / "suite2p/plane0"
     statistics = np.load(plane / "stat.npy", allow_pickle=True)  # written by our own run of the peer
     kept = np.load(plane / "iscell.npy")[:, 0] > 0
@@ -123,19 +160,19 @@ def run_suite2p(movie: Path, folder: Path, cores: list[int], python: str, tool: 
     pixel = np.concatenate([cell["ypix"] * columns + cell["xpix"] for cell in cells]) if cells else np.empty(0, int)
     weight = np.concatenate([cell["lam"] for cell in cells]) if cells else np.empty(0)
     masks = masks_of(neuron, pixel, weight, rows * columns)
-    return Found(seconds, peak, masks, fluorescence[kept] - 0.7 * neuropil[kept], record["stages_s"])
+    return Found(run.seconds, run.peak, masks, fluorescence[kept] - 0.7 * neuropil[kept], record["stages_s"])
 
 
 def run_caiman(movie: Path, folder: Path, cores: list[int], python: str, piecewise: bool) -> Found:
     out = folder / "caiman.npz"
     command = [python, str(HERE / "peers/run_caiman.py"), str(movie), str(out), "--frame-rate", str(FRAME_RATE)]
     command += ["--processes", str(len(cores)), *(["--piecewise"] if piecewise else [])]
-    seconds, peak, output = measured(command, cores, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-    record = json.loads(output.strip().splitlines()[-1])
+    run = measured(command, cores, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+    record = json.loads(run.output.strip().splitlines()[-1])
     with np.load(out) as file:
         footprints, traces = file["footprints"].reshape(len(file["footprints"]), -1), file["traces"]
     masks = scipy.sparse.csr_matrix(footprints > 0.2 * footprints.max(1, keepdims=True))
-    return Found(seconds, peak, masks, traces, record["stages_s"])
+    return Found(run.seconds, run.peak, masks, traces, record["stages_s"])
 
 
 def report(name: str, found: Found, truth: TrueCells) -> dict[int, float]:
