@@ -77,7 +77,9 @@ def fft_bound(height: int, width: int, workers: int) -> float:
     return len(frames) / best
 
 
-def errors(fields: NDArray[np.floating], rows: NDArray[np.floating], columns: NDArray[np.floating], truth: NDArray[np.floating], size: int):
+def errors(
+    fields: NDArray[np.floating], rows: NDArray[np.floating], columns: NDArray[np.floating], truth: NDArray[np.floating], size: int
+) -> tuple[float, float, float]:
     """Errors of the frame's shift (y, x) and of the blocks, px.
 
     Args:
@@ -96,7 +98,8 @@ def errors(fields: NDArray[np.floating], rows: NDArray[np.floating], columns: ND
     error = found - truth
     error -= error.mean(0)
     whole = error.mean((2, 3))
-    return (*np.sqrt((whole**2).mean(0)), float(np.sqrt((error**2).mean())))
+    y, x = np.sqrt((whole**2).mean(0))
+    return float(y), float(x), float(np.sqrt((error**2).mean()))
 
 
 def correct(path: Path, scratch: Path, out: Path) -> None:
