@@ -68,10 +68,9 @@ def estimate_kinetics(trace: NDArray[np.float32], order: int, noise: float, fram
     else:
         lags, compared = _lags(len(trace), frame_rate), np.geomspace(*decays, DECAYS)
         covariance, rise = _autocovariance(trace, lags), min(max(TYPICAL_RISE, rises[0]), rises[1])
-        for _ in range(2):
-            decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
-            onset = estimate_onset(trace, decay, frame_rate, rises)
-            rise = max(onset.rise, 0.0)
+        decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
+        rise = max(estimate_onset(trace, decay, frame_rate, rises).rise, 0.0)
+        decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
         decay = min(max(decay**TOLD * TYPICAL_DECAY ** (1 - TOLD), decays[0]), decays[1])
         onset = estimate_onset(trace, decay, frame_rate, rises)
     if rises[0] < rises[1]:
