@@ -6,7 +6,7 @@ calcium); the noise comes from the spectrum (`trace_noise`) less what calcium ad
 the frame integrates, so that activity comes late by a known part of a frame, by which it is moved back (`Kinetics.late`). It stays
 proportional to the calcium: that indicators answer a burst more than proportionally (Chen et al., Nature 2013) is not undone.
 
-What is fixed here was chosen on simulated traces with DS09, DS14, DS16 and the odd-numbered data sets of the Cascade collection in view:
+What is fixed here was chosen on simulated traces with DS09, DS14, DS16 and half of the other data sets of the Cascade collection in view:
 none of these is an untouched test of the method.
 
 Frames that are NaN (flagged for motion) carry no evidence: calcium decays through them, what rises meanwhile is theirs, and they stay
