@@ -195,6 +195,8 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     """
     try:
         dff = np.load(traces, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=traces, advice="Name a .npy file of dF/F traces (neurons, frames).") from error
     except (OSError, ValueError) as error:
         raise InputError(f"not a readable .npy file ({error})", where=traces, advice="Save it with numpy.save.") from error
     if not isinstance(dff, np.ndarray) or dff.ndim != 2 or dff.dtype.kind not in "fiu" or 0 in dff.shape:
