@@ -74,7 +74,7 @@ class PlaneExtraction(PlaneMotion):
         centroids: (neurons, 2) float32, y, x in pixels, weighted by the footprint.
         detection_snr: (neurons,) float32, signal-to-noise in the binned movie that cells were found in.
         fluorescence: (neurons, frames) float32, counts of a pixel of the footprint (weighted mean); NaN in flagged frames.
-        neuropil: (neurons, frames) float32, counts of a pixel of the surrounding ring; NaN in flagged frames.
+        neuropil: (neurons, frames) float32, counts of a pixel around it where no cell is; NaN in flagged frames.
         neuropil_coefficient: (neurons,) float32, share of the neuropil that was subtracted.
         dff: (neurons, frames) float32, dF/F; NaN in flagged frames.
         activity: (neurons, frames) float32, >= 0, deconvolved dF/F of a frame; NaN in flagged frames.

@@ -142,7 +142,7 @@ _LAB_NEURONS = _fields(
 _LAB_TRACES = _fields(
     "traces",
     ("fluorescence", "neuron time", "float32", "counts", "weighted mean of the footprint's pixels"),
-    ("neuropil", "neuron time", "float32", "counts", "mean of the surrounding ring"),
+    ("neuropil", "neuron time", "float32", "counts", "brightness around the neuron where no cell is"),
     ("dff", "neuron time", "float32", "1", "dF/F"),
     ("activity", "neuron time", "float32", "dF/F", "deconvolved dF/F of a frame"),
 )
