@@ -183,7 +183,7 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
     """The URL of a Prefect API for flows of this process: the one in PREFECT_API_URL, the one `up` keeps (with its
     Dask cluster), or one of our own.
 
-    Sets this process's environment; Prefect reads it when it is first imported, which must be inside this context or in `meanwhile`.
+    Sets this process's environment and, where Prefect is imported already, its settings.
 
     Args:
         settings: of the workspace.
@@ -192,12 +192,12 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
     """
     folder = services_folder(settings)
     if named := os.environ.get("PREFECT_API_URL"):
-        os.environ.update({**prefect_environment(folder, named), "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(folder / "prefect"))})
+        _tell_prefect({**prefect_environment(folder, named), "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(folder / "prefect"))})
         meanwhile()
         yield named
         return
     if (running := read_services(folder)) and running.running():
-        os.environ.update(prefect_environment(folder, running.prefect_api))
+        _tell_prefect(prefect_environment(folder, running.prefect_api))
         os.environ.setdefault("SENSORIUM_DASK_ADDRESS", running.dask_address)
         meanwhile()
         yield running.prefect_api
@@ -207,7 +207,7 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
     port = free_port()
     server = launch_prefect_server(folder, port)
     api_url = prefect_api_url(port)
-    os.environ.update(prefect_environment(folder, api_url))
+    _tell_prefect(prefect_environment(folder, api_url))
     try:
         meanwhile()
         wait_for_prefect_server(server, folder, port)
@@ -220,6 +220,15 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
                 handler.flush()
         del os.environ["PREFECT_API_URL"]
         stop([server])
+
+
+def _tell_prefect(variables: Mapping[str, str]) -> None:
+    """Set environment variables; Prefect reads them when it is first imported, and otherwise is made to read them again."""
+    os.environ.update(variables)
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def read_services(folder: Path) -> Services | None:

@@ -47,10 +47,7 @@ def workspace_of(root: str | None) -> "Workspace":
 
 @contextmanager
 def flows_ready(settings: Settings) -> Iterator[ProgressCallback]:
-    """A Prefect server to run flows against, and bars in the terminal for what they report.
-
-    Flows must be imported inside: Prefect reads its settings when it is first imported.
-    """
+    """A Prefect server to run flows against, and bars in the terminal for what they report."""
     from sensorium_pipeline.services import prefect_server
     from sensorium_pipeline.terminal import progress_bars
 
