@@ -14,7 +14,8 @@ from sensorium_pipeline.imaging.pictures import CAPTIONS, draw_all
 from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction
 
 # Nothing is squeezed to nothing, and no range is empty, whatever there is to draw.
-pytestmark = pytest.mark.filterwarnings("error")
+# Files that another test's library left open may be collected, with a warning, while one of these runs.
+pytestmark = pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")
