@@ -1,6 +1,9 @@
 """What a submission's folder must hold, and that each mistake gets one message naming the file and field."""
 
+import gc
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,41 @@ def test_pipes_are_refused(tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe")
     with pytest.raises(SubmissionError, match="not a plain file"):
         load_submission(folder)
+
+
+@pytest.mark.parametrize(
+    "code", [b"# coding: latin-1\n# \xe9\ndef build(c): ...", b"from models import *", b"if 1:\n    from models import make as build"]
+)
+def test_entry_points_of_other_shapes(tmp_path: Path, code: bytes) -> None:
+    folder = write_submission(tmp_path, BUILD)
+    (folder / "model.py").write_bytes(code)
+    load_submission(folder)
+
+
+@pytest.mark.parametrize("code", [b"x" + b".a" * 400_000, b"-" * 900_000 + b"1", b"x = 0\0"])
+def test_code_that_overburdens_the_parser(tmp_path: Path, code: bytes) -> None:
+    folder = write_submission(tmp_path, BUILD)
+    (folder / "model.py").write_bytes(code)
+    with pytest.raises(SubmissionError, match=r"model.py.*not valid Python"):
+        load_submission(folder)
+    (folder / "model.py").write_bytes(b"#" * 1_000_001)
+    with pytest.raises(SubmissionError, match="more than 1 MB of Python"):
+        load_submission(folder)
+
+
+def test_many_submissions_are_looked_at_side_by_side(tmp_path: Path) -> None:
+    folder = write_submission(tmp_path, BUILD)
+    (folder / "model.py").write_text(BUILD + "x = [" + "(1, 2), " * 500 + "]")
+    # A collection of garbage lets another thread go on, also in the middle of a parser's work.
+    before, let_others_run = gc.get_threshold(), lambda *_: time.sleep(0)
+    gc.callbacks.append(let_others_run)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert len(list(threads.map(load_submission, [folder] * 32))) == 32
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(let_others_run)
 
 
 def test_size_and_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
