@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from sensorium_pipeline.compute import PRELOADED, TICK, default_workers
 from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.guard import guarded
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.settings import Settings
 
@@ -158,9 +159,10 @@ def wait_for(url: str, service: ServiceProcess, folder: Path) -> None:
     raise PlatformError(f"{service.name} did not answer within {START_TIMEOUT} s", where=log, advice="Its log may say why.")
 
 
-def launch_prefect_server(folder: Path, port: int) -> ServiceProcess:
+def launch_prefect_server(folder: Path, port: int, *, outlives_us: bool) -> ServiceProcess:
     """Start a Prefect server with SQLite in the services folder; `wait_for_prefect_server` says when it answers."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+    command = command if outlives_us else guarded(command)
     return launch("prefect-server", command, folder, prefect_environment(folder, prefect_api_url(port)))
 
 
@@ -205,7 +207,7 @@ def prefect_server(settings: Settings, progress: ProgressCallback = silent, mean
     progress(Progress("starting the Prefect server", 0, 1))
     # Any port: two commands that start at the same moment would both find the usual one free.
     port = free_port()
-    server = launch_prefect_server(folder, port)
+    server = launch_prefect_server(folder, port, outlives_us=False)
     api_url = prefect_api_url(port)
     _tell_prefect(prefect_environment(folder, api_url))
     try:
@@ -261,7 +263,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
     try:
         report(0)
         port = free_port(PREFECT_PORT)
-        started.append(launch_prefect_server(folder, port))
+        started.append(launch_prefect_server(folder, port, outlives_us=True))
         wait_for_prefect_server(started[0], folder, port)
         api_url = prefect_api_url(port)
         scheduler_port, dashboard_port = free_port(DASK_PORT), free_port(DASHBOARD_PORT)

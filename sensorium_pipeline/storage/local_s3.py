@@ -15,6 +15,7 @@ import psutil
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sensorium_pipeline.errors import InputError, PlatformError, SensoriumError
+from sensorium_pipeline.guard import guarded
 from sensorium_pipeline.settings import RootSettings
 from sensorium_pipeline.storage.digests import canonical_json
 from sensorium_pipeline.storage.s3_objects import S3Objects
@@ -101,7 +102,7 @@ class LocalS3Server:
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in a terminal reaches the caller, who still needs the server to end well.
             self._process = subprocess.Popen(
-                [str(executable), *self._arguments()],
+                guarded([str(executable), *self._arguments()]),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

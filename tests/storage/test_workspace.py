@@ -121,7 +121,7 @@ class TestLocalS3Server:
 
     def test_listens_on_this_machine_alone_and_sends_no_telemetry(self, seaweedfs: LocalS3Server) -> None:
         assert seaweedfs._process is not None
-        process = psutil.Process(seaweedfs._process.pid)
+        (process,) = psutil.Process(seaweedfs._process.pid).children()
         listening = {connection.laddr.ip for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
         assert "-master.telemetry=false" in process.cmdline()
