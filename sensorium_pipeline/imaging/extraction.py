@@ -116,6 +116,7 @@ class _Activity:
     """The result of the last stage; see `PlaneExtraction`."""
 
     activity: NDArray[np.float32]
+    denoised: NDArray[np.float32]
     noise: NDArray[np.float32]
     time_constants: NDArray[np.float32]
     snr: NDArray[np.float32]
@@ -251,7 +252,7 @@ class _Extraction:
         found = deconvolve(dff, self.frame_rate, self.parameters.deconvolution)
         self.progress(Progress("activity", len(dff), len(dff), unit="neurons"))
         snr = _signal_to_noise(found, self.frame_rate)
-        return self._keep("activity", stage_dataset(_Activity(found.activity, found.noise, found.time_constants, snr)))
+        return self._keep("activity", stage_dataset(_Activity(found.activity, found.denoised, found.noise, found.time_constants, snr)))
 
 
 FOOTPRINTS = {"neuron": "footprint_neuron", "pixel": "footprint_pixel", "weight": "footprint_weight"}

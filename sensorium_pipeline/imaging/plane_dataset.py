@@ -60,6 +60,7 @@ VARIABLES: dict[str, Variable] = {
         "height of the transient that the frame's activity makes, not a rate. NaN in flagged frames; what happened in them may show in the "
         "next frame that is not flagged, which alignment to trials leaves out as well",
     ),
+    "denoised": Variable(("neuron", "frame"), "dF/F", f"dF/F that the activity makes, without noise and baseline; {IN_FLAGGED}"),
     "noise": Variable(("neuron",), "dF/F", "standard deviation of the noise within a frame"),
     "time_constants": Variable(("neuron", "order"), "s", "decay and rise of the deconvolution"),
     "snr": Variable(("neuron",), "1", "standard deviation of the denoised calcium over that of the noise within a second"),

@@ -78,6 +78,7 @@ class PlaneExtraction(PlaneMotion):
         neuropil_coefficient: (neurons,) float32, share of the neuropil that was subtracted.
         dff: (neurons, frames) float32, dF/F; NaN in flagged frames.
         activity: (neurons, frames) float32, >= 0, deconvolved dF/F of a frame; NaN in flagged frames.
+        denoised: (neurons, frames) float32, >= 0, the dF/F that the activity makes, without noise and baseline; NaN in flagged frames.
         noise: (neurons,) float32, standard deviation of the dF/F's noise within a frame.
         time_constants: (neurons, order) float32, s: decay and rise of the deconvolution.
         snr: (neurons,) float32, standard deviation of the denoised calcium over that of the noise within a second (the noise within a
@@ -97,6 +98,7 @@ class PlaneExtraction(PlaneMotion):
     neuropil_coefficient: NDArray[np.float32]
     dff: NDArray[np.float32]
     activity: NDArray[np.float32]
+    denoised: NDArray[np.float32]
     noise: NDArray[np.float32]
     time_constants: NDArray[np.float32]
     snr: NDArray[np.float32]

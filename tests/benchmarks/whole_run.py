@@ -4,7 +4,9 @@
 
 Each program runs as a process of its own on the same cores. Ours is `sensorium extract`, start-up, report and writing included. Cells
 are judged by F1 at an intersection over union above one half (of cells with signal-to-noise >= 8, and of all), traces by their median
-correlation with the truth, both as `truth.py` beside this file defines them. `make peers` makes the interpreter with suite2p
+correlation with the truth, both as `truth.py` beside this file defines them. Traces are compared raw (our dF/F, suite2p's F - 0.7 Fneu,
+CaImAn's C + YrA) and, where the program makes such a trace, denoised (ours and CaImAn's C: activity through the kernel of the calcium; the
+true traces are of this kind, too: components that CaImAn found in real movies). `make peers` makes the interpreter with suite2p
 (`.peers/bin/python`, found by itself); CaImAn must be built from its sources. A peer that is not there is shown with the figures
 that were recorded for it, marked as such.
 """
@@ -42,12 +44,13 @@ FRAME_RATE = 10.0
 
 @dataclass(frozen=True)
 class Found:
-    """What one program made of one movie. `masks` (cells, pixels), `traces` (cells, frames)."""
+    """What one program made of one movie. `masks` (cells, pixels), `traces` and, of some programs, `denoised` (cells, frames)."""
 
     seconds: float
     peak: float
     masks: scipy.sparse.csr_matrix
     traces: NDArray[np.floating]
+    denoised: NDArray[np.floating] | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
 
@@ -138,10 +141,11 @@ def run_ours(movie: Path, folder: Path, cores: list[int]) -> Found:
         kept = plane["kept"].values
         neuron, pixel, weight = (plane[f"footprint_{name}"].values for name in ("neuron", "pixel", "weight"))
         pixels = plane.sizes["y"] * plane.sizes["x"]
-        traces = plane["dff"].transpose("neuron", "frame").values[kept]
+        traces, denoised = (plane[name].transpose("neuron", "frame").values[kept] for name in ("dff", "denoised"))
     new = np.cumsum(kept) - 1
     of_kept = kept[neuron]
-    return Found(run.seconds, run.peak, masks_of(new[neuron[of_kept]], pixel[of_kept], weight[of_kept], pixels), traces, run.stages())
+    masks = masks_of(new[neuron[of_kept]], pixel[of_kept], weight[of_kept], pixels)
+    return Found(run.seconds, run.peak, masks, traces, denoised, run.stages())
 
 
 def run_suite2p(movie: Path, folder: Path, cores: list[int], python: str, tool: Path) -> Found:
@@ -160,7 +164,7 @@ def run_suite2p(movie: Path, folder: Path, cores: list[int], python: str, tool: 
     pixel = np.concatenate([cell["ypix"] * columns + cell["xpix"] for cell in cells]) if cells else np.empty(0, int)
     weight = np.concatenate([cell["lam"] for cell in cells]) if cells else np.empty(0)
     masks = masks_of(neuron, pixel, weight, rows * columns)
-    return Found(run.seconds, run.peak, masks, fluorescence[kept] - 0.7 * neuropil[kept], record["stages_s"])
+    return Found(run.seconds, run.peak, masks, fluorescence[kept] - 0.7 * neuropil[kept], stages=record["stages_s"])
 
 
 def run_caiman(movie: Path, folder: Path, cores: list[int], python: str, piecewise: bool) -> Found:
@@ -170,32 +174,43 @@ def run_caiman(movie: Path, folder: Path, cores: list[int], python: str, piecewi
     run = measured(command, cores, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     record = json.loads(run.output.strip().splitlines()[-1])
     with np.load(out) as file:
-        footprints, traces = file["footprints"].reshape(len(file["footprints"]), -1), file["traces"]
+        footprints, traces, denoised = file["footprints"].reshape(len(file["footprints"]), -1), file["traces"], file["denoised"]
     masks = scipy.sparse.csr_matrix(footprints > 0.2 * footprints.max(1, keepdims=True))
-    return Found(run.seconds, run.peak, masks, traces, record["stages_s"])
+    return Found(run.seconds, run.peak, masks, traces, denoised, record["stages_s"])
 
 
-def report(name: str, found: Found, truth: TrueCells) -> dict[int, float]:
-    """Print one program's line; the correlation of the trace of each true cell that it found and that is ever active."""
+Correlations = dict[str, dict[int, float]]
+"""Kind of trace, true cell that was found and is ever active: correlation of the trace with what the cell added."""
+
+
+def report(name: str, found: Found, truth: TrueCells) -> Correlations:
+    """Print one program's line."""
     visible, everything = (score_detection(truth, found.masks, visible_only=only) for only in (True, False))
     active = np.array([pair for pair in everything.pairs if np.ptp(truth.traces[pair[0]]) > 0], int).reshape(-1, 2)
-    correlations = score_traces(truth, found.traces, active)
+    kinds = {"raw": found.traces} | ({} if found.denoised is None else {"denoised": found.denoised})
+    correlations = {
+        kind: dict(zip(active[:, 0].tolist(), score_traces(truth, traces, active), strict=True)) for kind, traces in kinds.items()
+    }
+    medians = " ".join(f"{kind} {np.median(list(each.values())):.3f}" for kind, each in correlations.items())
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.stages.items())
     print(
         f"  {name:12}{found.seconds:8.1f} s {found.peak:6.2f} GB   F1 {visible.f1:.3f} (all cells {everything.f1:.3f})"
-        f"   precision {visible.precision:.3f} recall {visible.recall:.3f}   traces {np.median(correlations):.3f}   {stages}",
+        f"   precision {visible.precision:.3f} recall {visible.recall:.3f}   traces {medians}   {stages}",
         flush=True,
     )
-    return dict(zip(active[:, 0].tolist(), correlations.tolist(), strict=True))
+    return correlations
 
 
-def compare(name: str, peer: Found, peer_traces: dict[int, float], ours: Found, traces: dict[int, float]) -> None:
+def compare(name: str, peer: Found, peer_traces: Correlations, ours: Found, traces: Correlations) -> None:
     # A program that finds only the strongest cells has the better median over what it found.
-    both = sorted(traces.keys() & peer_traces.keys())
+    both = sorted(traces["raw"].keys() & peer_traces["raw"].keys())
+    of_both = {
+        kind: [float(np.median([each[cell] for cell in both])) for each in (peer_traces[kind], traces[kind])] for kind in peer_traces
+    }
     print(
         f"  {name} / ours: {peer.seconds / ours.seconds:.1f} times the time, {peer.peak / ours.peak:.1f} times the memory; "
-        f"traces of the {len(both)} cells that both find: {name} {np.median([peer_traces[cell] for cell in both]):.3f}, "
-        f"ours {np.median([traces[cell] for cell in both]):.3f}",
+        f"traces of the {len(both)} cells that both find: "
+        + "; ".join(f"{kind}: {name} {theirs:.3f}, ours {own:.3f}" for kind, (theirs, own) in of_both.items()),
         flush=True,
     )
 

@@ -26,6 +26,7 @@ ARRAYS = {
     "neuropil_coefficient": ("neurons",),
     "dff": ("neurons", "frames"),
     "activity": ("neurons", "frames"),
+    "denoised": ("neurons", "frames"),
     "noise": ("neurons",),
     "time_constants": ("neurons", 2),
     "snr": ("neurons",),
@@ -57,6 +58,8 @@ def test_the_plane_is_what_was_moved(true_plane: TruePlane, plane: PlaneExtracti
     good = ~plane.flagged
     correlations = [np.corrcoef(plane.dff[neuron][good], true_plane.added[cell][good])[0, 1] for cell, neuron in matches.items()]
     assert np.median(correlations) > 0.9
+    denoised = [np.corrcoef(plane.denoised[neuron][good], true_plane.added[cell][good])[0, 1] for cell, neuron in matches.items()]
+    assert np.median(denoised) > max(np.median(correlations), 0.95)
     onsets = np.diff(true_plane.added, prepend=0).clip(0)
     responses = [
         np.corrcoef(gaussian_filter1d(plane.activity[n][good], 2), gaussian_filter1d(onsets[c][good], 2))[0, 1] for c, n in matches.items()
@@ -70,7 +73,7 @@ def test_arrays_have_the_shapes_and_types_that_are_promised(plane: PlaneExtracti
         array = getattr(plane, name)
         assert array.shape == tuple(sizes.get(size, size) if isinstance(size, str) else size for size in shape), name
         assert array.dtype == (bool if name in ("flagged", "kept") else np.float32), name
-    for name in ("dff", "activity", "fluorescence", "neuropil"):
+    for name in ("dff", "activity", "denoised", "fluorescence", "neuropil"):
         assert np.array_equal(np.isnan(getattr(plane, name)), np.broadcast_to(plane.flagged, getattr(plane, name).shape)), name
     assert plane.flagged[700:703].all()
     assert np.nanmin(plane.activity) >= 0

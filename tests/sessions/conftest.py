@@ -125,6 +125,7 @@ def make_plane(seed: int, neurons: int = 6, **changes: object) -> PlaneExtractio
         neuropil_coefficient=np.full(neurons, 0.7, np.float32),
         dff=traces[2],
         activity=traces[3],
+        denoised=traces[3],
         noise=np.full(neurons, 0.1, np.float32),
         time_constants=np.full((neurons, 2), 0.5, np.float32),
         snr=np.linspace(9, 3, neurons).astype(np.float32),

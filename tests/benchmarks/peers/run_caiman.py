@@ -113,6 +113,7 @@ def main() -> None:
         arguments.out,
         footprints=footprints.astype(np.float32),
         traces=(fit.estimates.C + fit.estimates.YrA)[kept].astype(np.float32),
+        denoised=fit.estimates.C[kept].astype(np.float32),
     )
     view.terminate()
     report(wall, stages)
