@@ -9,24 +9,24 @@ from sensorium_pipeline.jobs import Job
 from sensorium_pipeline.prediction_runs import PredictionRecord, RunSettings, predict, try_out
 from sensorium_pipeline.progress import Progress, ProgressCallback
 from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.storage import open_workspace
 from sensorium_pipeline.submissions.run import CPU, Device
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
-from tasks.workspaces import settings_for, workspace_at
+from tasks.workspaces import settings_for
 
 
 def try_out_on_worker(job: Job, root: str | None, channel: Channel) -> PredictionRecord | None:
     """See `prediction_runs.try_out`."""
-    settings = _run_settings(job, settings_for(root))
-    return try_out(
-        workspace_at(root), job, settings=settings, progress=_reporter(f"{job.identifier} smoke run", channel), stop=channel.stopped
-    )
+    settings = settings_for(root)
+    progress = _reporter(f"{job.identifier} smoke run", channel)
+    return try_out(open_workspace(settings), job, settings=_run_settings(job, settings), progress=progress, stop=channel.stopped)
 
 
 def predict_on_worker(job: Job, seed: int, root: str | None, channel: Channel) -> PredictionRecord:
     """See `prediction_runs.predict`."""
-    settings = _run_settings(job, settings_for(root))
-    name = f"{job.identifier} seed {seed}" if len(job.submission.seeds) > 1 else job.identifier
-    return predict(workspace_at(root), job, seed, settings=settings, progress=_reporter(name, channel), stop=channel.stopped)
+    settings = settings_for(root)
+    progress = _reporter(f"{job.identifier} seed {seed}" if len(job.submission.seeds) > 1 else job.identifier, channel)
+    return predict(open_workspace(settings), job, seed, settings=_run_settings(job, settings), progress=progress, stop=channel.stopped)
 
 
 def _reporter(name: str, channel: Channel) -> ProgressCallback:

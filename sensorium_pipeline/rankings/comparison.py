@@ -146,8 +146,9 @@ def _simulated_tables(
     p_best = (best / best.sum(1, keepdims=True)).mean(0)
     low, high = np.empty(models, dtype=np.int64), np.empty(models, dtype=np.int64)
     tail = (1 - CONFIDENCE) / 2
+    by_model = np.ascontiguousarray(tables.T)  # adding up whole rows takes half as long
     for model in range(models):
-        ranks = 1 + (tables > tables[:, model : model + 1] + SAME_SCORE).sum(1)
+        ranks = 1 + (by_model > by_model[model] + SAME_SCORE).sum(0, dtype=np.int32)
         low[model] = int(np.quantile(ranks, tail, method="lower"))
         high[model] = int(np.quantile(ranks, 1 - tail, method="higher"))
     return p_best, low, high
