@@ -3,7 +3,7 @@
 from sensorium_pipeline.rankings.changes import RowChange, TableChanges, changes_between
 from sensorium_pipeline.rankings.explain import Explanation, Origin, explain
 from sensorium_pipeline.rankings.publication import Publication, PublicationRecord, Published, latest_publication, publish
-from sensorium_pipeline.rankings.records import Entry, Estimate, Link, RankingTable, Row, SessionResult
+from sensorium_pipeline.rankings.records import Entry, Estimate, RankingTable, Row, SessionResult
 from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, Draws, ResampledScore, Resamples, draw, resample_score
 from sensorium_pipeline.rankings.selection import which_counts
 from sensorium_pipeline.rankings.table import rank_submissions
@@ -14,7 +14,6 @@ __all__ = [
     "Entry",
     "Estimate",
     "Explanation",
-    "Link",
     "Origin",
     "Publication",
     "PublicationRecord",

@@ -128,14 +128,13 @@ def _columns(table: RankingTable) -> dict[str, pa.DataType]:
         "rank_before": count,
         "score_before": number,
         "change": text,
-        "links": text,
     }
 
 
 def _cells(table: RankingTable, row: Row) -> dict[str, Cell]:
     results = {result.session: result for result in row.sessions}
     cells: dict[str, Cell] = {
-        **row.model_dump(include=set(_columns(table)) - {"score", "difference_to_leader", "change", "links", "seeds"}),
+        **row.model_dump(include=set(_columns(table)) - {"score", "difference_to_leader", "change", "seeds"}),
         "release": table.release,
         "track": table.track,
         "tier": table.tier,
@@ -154,7 +153,6 @@ def _cells(table: RankingTable, row: Row) -> dict[str, Cell]:
         "rank_before": row.change.rank_before,
         "score_before": row.change.score_before,
         "change": row.change.reason,
-        "links": " ".join(link.address for link in row.links),
     }
     for data in table.data:
         for name in METRIC_LABELS:

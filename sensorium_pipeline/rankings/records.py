@@ -5,7 +5,6 @@ the environment its numbers come from.
 """
 
 import math
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,12 +31,6 @@ def _plain_text(value: object) -> object:
     return value
 
 
-def _web_address(value: str) -> str:
-    if not re.fullmatch(r"(https?://[^\s<>\"']+|[\w./-]+)", value) or ".." in value:
-        raise ValueError("a link is http(s)://... or a path inside the publication")
-    return value
-
-
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("a published number is finite")
@@ -50,13 +43,6 @@ Finite = Annotated[float, AfterValidator(_finite)]
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Link(_Record):
-    """A link shown in a row."""
-
-    label: Name
-    address: Annotated[str, AfterValidator(_web_address)]
 
 
 class Entry(_Record):
@@ -94,7 +80,6 @@ class Entry(_Record):
     energy_joules: Finite | None = None
     peak_memory_bytes: int | None = None
     isolation: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
 
 
 class Estimate(_Record):
@@ -138,6 +123,9 @@ class Row(_Record):
     A row of status "after" came after the competition: it has a score with its interval, and takes nobody's rank.
     """
 
+    # Publications that older versions wrote are read too, and have fields that went since.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
     rank: int | None = None
     rank_tier: int | None = None
     rank_low: int | None = None
@@ -172,7 +160,6 @@ class Row(_Record):
     isolation: tuple[str, ...] = ()
     received: AwareDatetime | None = None
     change: Change = Change()
-    links: tuple[Link, ...] = ()
 
 
 class Withdrawal(_Record):

@@ -245,7 +245,6 @@ def _row(entry: Entry, results: tuple[SessionResult, ...]) -> Row:
         peak_memory_bytes=entry.peak_memory_bytes,
         isolation=entry.isolation,
         received=entry.received,
-        links=entry.links,
     )
 
 

@@ -9,7 +9,7 @@ are then read out by the platform (`FeatureModel`). A submission may import this
 environment; it needs no base class.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -130,6 +130,3 @@ class FeatureModel(Protocol):
     def features(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features of images (images, y, x) with grey values 0..255: (images, features), or maps (images, channels, y, x)."""
         ...
-
-
-EntryPoint = Callable[[Context], Model | FeatureModel]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from sensorium_pipeline.rankings import Entry, Link, ResampledScore
+from sensorium_pipeline.rankings import Entry, ResampledScore
 from sensorium_pipeline.scoring import METRIC_VERSION, Metrics, RepeatCounts, ScoreRecord, primary_metric
 from sensorium_pipeline.storage import digest_of
 
@@ -108,7 +108,6 @@ def make_entries(track="sensorium", tier="test"):
                 received=RECEIVED + timedelta(days=3 * place, hours=place),
                 wall_seconds=220.0 + 310 * place,
                 device_seconds=190.0 + 290 * place,
-                links=(Link(label="code", address="https://example.org/code"),) if place % 2 else (),
             )
         )
     crash = "It stopped in train(): KeyError: 'behavior', line 41 of model.py."
