@@ -197,15 +197,18 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
         dff = np.load(traces, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError("there is no such file", where=traces, advice="Name a .npy file of dF/F traces (neurons, frames).") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a readable .npy file ({error})", where=traces, advice="Save it with numpy.save.") from error
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).split(". ")[0]  # numpy goes on with how to load what is not safe
+        raise InputError(f"not a readable .npy file ({reason})", where=traces, advice="Save it with numpy.save.") from error
     if not isinstance(dff, np.ndarray) or dff.ndim != 2 or dff.dtype.kind not in "fiu" or 0 in dff.shape:
         what = f"{dff.dtype} of shape {dff.shape}" if isinstance(dff, np.ndarray) else "several arrays"
-        raise InputError(what, where=traces, advice="Give dF/F of shape (neurons, frames).")
+        raise InputError(what, where=traces, advice="Give dF/F of shape (neurons, frames), (1, frames) for one neuron.")
+    if out.is_dir():
+        raise InputError("is a folder", where=out, advice="Name the .npy file to write.")
     neurons, frames = dff.shape
-    warning = None
+    warnings = []
     if neurons > frames:
-        warning = f"{neurons} neurons and only {frames} frames: is the table transposed? It has to be (neurons, frames)."
+        warnings.append(f"{neurons} neurons and only {frames} frames: is the table transposed? It has to be (neurons, frames).")
     size = max(min(TRACES_A_BLOCK, VALUES_A_BLOCK // frames), 1)
     part = out.with_name(f".{out.name}.part")
     noise: list[float] = []
@@ -227,9 +230,16 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     finally:
         part.unlink(missing_ok=True)
     known = np.concatenate(constants)
+    if len(known) < neurons:
+        warnings.append(f"{neurons - len(known)} of {neurons} traces are constant or NaN throughout and show no activity.")
     decay, rise = (float(each) for each in np.median(known, axis=0)) if len(known) else (None, None)
     return DeconvolutionSummary(
-        neurons=neurons, frames=frames, median_noise=float(np.median(noise)), median_decay=decay, median_rise=rise, warning=warning
+        neurons=neurons,
+        frames=frames,
+        median_noise=float(np.median(noise)),
+        median_decay=decay,
+        median_rise=rise,
+        warning=" ".join(warnings) or None,
     )
 
 

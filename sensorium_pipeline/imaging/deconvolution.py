@@ -31,6 +31,7 @@ from sensorium_pipeline.imaging.trace_noise import noise_level
 
 BLOCK = 16  # traces a thread solves at a time
 MOST_NOISE = 0.9  # of a trace's variance: so little is left to explain in a trace that looks like noise alone
+LEAST_NOISE = 1e-6  # likewise: a trace that was made without noise is explained as well
 FLAT = 1e-12  # of the squared mean: no more variance than rounding leaves
 KINETICS_RATE, KINETICS_FRAMES = 25.0, 256  # Hz, frames: no fewer tell the time constants
 
@@ -154,8 +155,8 @@ def _infer(
         raise InputError("values are too large", where=f"traces[{neuron}]", advice="Give the traces in another unit, below 1e15.")
     result.noise[neuron] = noise
     result.baseline[neuron] = mean
-    noise = float(min(noise, np.sqrt(MOST_NOISE * variance)))
-    if variance > FLAT * mean**2 and noise > 0:
+    noise = float(np.clip(noise, np.sqrt(LEAST_NOISE * variance), np.sqrt(MOST_NOISE * variance)))
+    if variance > FLAT * mean**2:
         kinetics = _kinetics(trace, noise, frame_rate, parameters)
         found = explain(trace, kinetics.decay * frame_rate, kinetics.rise * frame_rate, kinetics.noise)
         height = kernel_height(kinetics.decay * frame_rate, kinetics.rise * frame_rate)

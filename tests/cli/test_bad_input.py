@@ -205,7 +205,12 @@ def test_files_that_are_not_what_they_are_taken_for(sensorium, world: World, tmp
     cube = tmp_path / "cube.npy"
     np.save(cube, np.zeros((2, 3, 4)))
     assert_one_error(sensorium("deconvolve", cube, tmp_path / "out.npy", "--frame-rate", "8"), str(cube), "(2, 3, 4)", "(neurons, frames)")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npy", "text.npy"]
+    empty, line = tmp_path / "empty.npy", tmp_path / "line.npy"
+    empty.touch()
+    np.save(line, np.zeros(100))
+    assert_one_error(sensorium("deconvolve", empty, tmp_path / "out.npy", "--frame-rate", "8"), str(empty), "numpy.save")
+    assert_one_error(sensorium("deconvolve", line, tmp_path / "out.npy", "--frame-rate", "8"), str(line), "(1, frames)")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npy", "empty.npy", "line.npy", "text.npy"]
 
 
 def test_frame_rates_that_are_none(sensorium, tmp_path: Path) -> None:
@@ -221,6 +226,7 @@ def test_a_result_that_cannot_be_written(sensorium, tmp_path: Path) -> None:
     np.save(tmp_path / "dff.npy", np.random.default_rng(0).normal(size=(2, 100)))
     out = tmp_path / "missing" / "out.npy"
     assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", out, "--frame-rate", "8"), str(out), "writable")
+    assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", tmp_path, "--frame-rate", "8"), str(tmp_path), "is a folder")
 
 
 def test_an_internal_error_says_where_it_happened(sensorium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

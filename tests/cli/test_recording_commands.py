@@ -117,6 +117,18 @@ def test_deconvolve_warns_of_a_transposed_table(sensorium, tmp_path: Path) -> No
     assert np.load(tmp_path / "activity.npy").shape == (300, 20)
 
 
+def test_deconvolve_says_that_traces_show_nothing(sensorium, tmp_path: Path) -> None:
+    dff = np.random.default_rng(0).normal(size=(3, 200))
+    dff[0], dff[1] = 7.0, np.nan
+    np.save(tmp_path / "dff.npy", dff)
+    said = sensorium("deconvolve", tmp_path / "dff.npy", tmp_path / "activity.npy", "--frame-rate", "10")
+    assert said.code == 0
+    assert "2 of 3 traces are constant or NaN" in said.error
+    activity = np.load(tmp_path / "activity.npy")
+    assert (activity[0] == 0).all()
+    assert np.isnan(activity[1]).all()
+
+
 def test_deconvolve_works_in_blocks_of_neurons(sensorium, tmp_path: Path) -> None:
     """One long file gives what its parts give, whatever the order of its bytes, and an error names the neurons."""
     dff = np.random.default_rng(0).normal(size=(300, 400)).astype(np.float32)

@@ -223,6 +223,15 @@ def test_traces_without_a_signal_give_no_activity() -> None:
     assert result.denoised[4].std() < 0.5
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e6])
+def test_one_transient_without_noise(unit: float) -> None:
+    trace = np.zeros(1000)
+    trace[500:] = unit * np.exp(-np.arange(500) / 14)
+    found = deconvolve(trace[None], RATE)
+    assert abs(int(found.activity[0].argmax()) - 500) <= 1
+    assert np.corrcoef(found.denoised[0], trace)[0, 1] > 0.95
+
+
 @pytest.mark.parametrize("rate", [1e-3, 0.5, 1000.0, 3e4])
 @pytest.mark.parametrize("frames", [8, 300])
 def test_uncommon_frame_rates(rate: float, frames: int) -> None:
