@@ -29,7 +29,7 @@ class LightMeasurement:
         group_variance: (groups,) float32, median variance of their noise, counts squared.
         gain: counts a photon, the slope of the variance against the mean.
         photons: photons a pixel and frame, mean over the field.
-        bleaching: part of the brightness (above the darkest pixels) that a line through it loses from the first to the last frame.
+        bleaching: part of the brightness (above that without light) that a line through it loses from the first to the last frame.
         saturated_fraction: part of the pixels that reach the brightest value of all in one of the frames.
     """
 
@@ -69,15 +69,14 @@ def measure_light(movie: Movie, pairs: int = PAIRS) -> LightMeasurement:
         return LightMeasurement(np.empty(0, np.int64), nothing, nothing, nothing, 0.0, 0.0, 0.0, 0.0)
     mean, variance = total / np.float32(len(sampled)), squares / np.float32(2 * len(sampled))
     group_mean, group_variance = _groups(mean.ravel(), variance.ravel())
-    gain, photons = _photons(group_mean, group_variance)
-    dark = float(np.percentile(mean, 1))
+    gain, dark = _gain_and_dark(group_mean, group_variance)
     return LightMeasurement(
         sampled_frame=np.array(sampled, np.int64),
         brightness=np.array(brightness, np.float32),
         group_mean=group_mean,
         group_variance=group_variance,
         gain=gain,
-        photons=photons,
+        photons=(float(np.mean(mean, dtype=np.float64)) - dark) / gain if gain > 0 else 0.0,
         bleaching=_bleaching(np.array(sampled, float), np.array(brightness) - dark, movie.frames),
         saturated_fraction=float(np.mean(highest >= highest.max())) if highest.max() > mean.min() else 1.0,
     )
@@ -92,15 +91,17 @@ def _groups(mean: Float32, variance: Float32) -> tuple[Float32, Float32]:
     )
 
 
-def _photons(mean: Float32, variance: Float32) -> tuple[float, float]:
-    """Gain, and photons a pixel, from the line through variance against mean; zeros where there is none that rises."""
+def _gain_and_dark(mean: Float32, variance: Float32) -> tuple[float, float]:
+    """Counts a photon and counts without light, from the line through variance against mean; gain zero where it does not rise."""
+    darkest = float(mean.min())
     if len(mean) < 3 or np.ptp(mean) <= 0:
-        return 0.0, 0.0
+        return 0.0, darkest
     gain, intercept = np.polyfit(mean.astype(np.float64), variance.astype(np.float64), 1)
     if gain <= 0:
-        return 0.0, 0.0
-    # Where the variance would be zero, no light falls; a gain from the line alone needs no black level.
-    return float(gain), float(max(np.mean(mean) + min(intercept, 0.0) / gain, 0.0) / gain)
+        return 0.0, darkest
+    # No light falls where the variance would be zero. Electronic noise moves that point down, so below zero it says nothing more than
+    # that the detector's offset is no higher than the darkest pixels.
+    return float(gain), float(np.clip(-intercept / gain, min(darkest, 0.0), darkest))
 
 
 def _bleaching(frame: NDArray[np.float64], brightness: NDArray[np.float64], frames: int) -> float:

@@ -21,7 +21,7 @@ class MotionMetrics(BaseModel):
         raster_phase: shift of the odd lines against the even ones that was undone, pixels.
         crispness_before: norm of the gradient of the mean image before motion correction.
         crispness_after: the same after it.
-        bleaching: brightness (above the darkest pixels) lost over the recording, a share of that at its start.
+        bleaching: brightness (above that without light) lost over the recording, a share of that at its start.
         photons: photons a pixel and frame, from the line through variance against mean.
         gain: counts a photon, its slope.
         saturated_fraction: share of the pixels that reach the brightest value of all, within the sampled frames.

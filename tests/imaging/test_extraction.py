@@ -138,15 +138,23 @@ def test_an_error_half_way_leaves_nothing_behind(true_plane: TruePlane, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_photons_and_bleaching_are_read_from_the_noise() -> None:
+@pytest.mark.parametrize("darkest", [2, 12])  # photons; whether or not some pixels are dark
+def test_photons_and_bleaching_are_read_from_the_noise(darkest: float) -> None:
     generator = np.random.default_rng(0)
-    photons = np.linspace(2, 20, 40)[None, :, None] * np.linspace(1, 0.6, 300)[:, None, None] * np.ones((1, 1, 40))
+    photons = np.linspace(darkest, 20, 40)[None, :, None] * np.linspace(1, 0.6, 300)[:, None, None] * np.ones((1, 1, 40))
     movie = ArrayMovie((generator.poisson(photons) * 30 + generator.normal(0, 5, photons.shape) + 100).astype(np.int16))
     light = measure_light(movie)
     assert light.photons == pytest.approx(photons.mean(), rel=0.2)
     assert light.gain == pytest.approx(30, rel=0.1)
     assert light.bleaching == pytest.approx(0.4, abs=0.08)
     assert light.saturated_fraction < 0.01
+
+
+def test_photons_below_a_negative_offset_are_counted() -> None:
+    generator = np.random.default_rng(0)
+    photons = np.repeat(np.linspace(0.1, 4, 40)[None, :, None], 300, 0) * np.ones((1, 1, 40))
+    light = measure_light(ArrayMovie((generator.poisson(photons) * 30 + generator.normal(0, 5, photons.shape) - 400).astype(np.int16)))
+    assert light.photons == pytest.approx(photons.mean(), rel=0.2)
 
 
 def test_motion_that_is_left_is_measured_where_and_when_it_is() -> None:
