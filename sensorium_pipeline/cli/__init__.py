@@ -49,6 +49,9 @@ def main() -> None:
     # Arrays are freed when their last reference goes. Looking for cycles after every 700 objects takes a tenth of the time in which
     # libraries load and pictures are drawn.
     gc.set_threshold(50_000, 20, 100)
+    # Threads inside compiled loops come back to the interpreter for a moment between two of them. Where another thread loads libraries or
+    # draws, each time they would wait 5 ms for it, longer than the loop itself took.
+    sys.setswitchinterval(0.0005)
     # Nor is a last search worth its half second, when all memory is given back anyway.
     atexit.register(gc.freeze)
     try:
