@@ -134,9 +134,7 @@ def ingest(
 
 
 def extract(
-    movie: Annotated[
-        Path, typer.Argument(metavar="MOVIE", help="TIFF, NWB, HDF5 or zarr with (frames, y, x), or a folder of ScanImage files.")
-    ],
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF, NWB, HDF5 or zarr with (frames, y, x), or a folder of TIFF files.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the result.")],
     frame_rate: Annotated[float | None, typer.Option(help="Frames a second, where the file does not say it.", show_default=False)] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Edge of a pixel in micrometres.", show_default=False)] = None,

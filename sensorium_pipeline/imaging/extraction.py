@@ -43,7 +43,7 @@ def extract_plane(
     *,
     frame_rate: float,
     pixel_size: float | None = None,
-    bidirectional: bool = False,
+    bidirectional: bool | None = None,
     parameters: ImagingParameters = ImagingParameters(),
     scratch: Path,
     finished: StageResults | None = None,
@@ -57,7 +57,7 @@ def extract_plane(
         movie: raw frames of the plane.
         frame_rate: of the plane (the volume rate), Hz.
         pixel_size: um; left out where it is not known, and then cells of any usual size in pixels are looked for.
-        bidirectional: whether odd lines were scanned backwards.
+        bidirectional: whether odd lines were scanned backwards; None where that is not known.
         parameters: of every step.
         scratch: folder on a disk with room for twice the plane, for nothing but extractions. With `finished`, the corrected movie of a
             run that was killed or found the disk full stays there, for the next run; otherwise nothing does.
@@ -129,7 +129,7 @@ class _Extraction:
     movie: Movie
     frame_rate: float
     pixel_size: float | None
-    bidirectional: bool
+    bidirectional: bool | None
     parameters: ImagingParameters
     folder: Path
     finished: StageResults | None

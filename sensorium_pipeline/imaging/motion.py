@@ -28,7 +28,7 @@ from sensorium_pipeline.imaging.displacement_smoothing import REACH, Displacemen
 from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
-from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.raster_phase import certain_raster_phase, estimate_raster_phase
 from sensorium_pipeline.imaging.raw_frames import chunks, native, stored_type
 from sensorium_pipeline.imaging.spectrum import Spectrum
 from sensorium_pipeline.imaging.summary_images import SummaryImages, coverage, crispness
@@ -99,7 +99,7 @@ class MotionResult:
 
 
 def correct_motion(
-    movie: Movie, corrected: Path, parameters: MotionParameters, *, bidirectional: bool, progress: ProgressCallback = silent
+    movie: Movie, corrected: Path, parameters: MotionParameters, *, bidirectional: bool | None, progress: ProgressCallback = silent
 ) -> tuple[MotionResult, CorrectedMovie]:
     """Find and undo the motion of one plane.
 
@@ -108,7 +108,7 @@ def correct_motion(
         corrected: where the corrected movie goes; it appears there when it is complete. Its type is that of the raw movie where that is an
             integer and its noise is well above the rounding (half the disk and half the reading of everything after), else float32.
         parameters: see there.
-        bidirectional: whether odd lines were scanned backwards, so that the raster phase is looked for.
+        bidirectional: whether odd lines were scanned backwards, so that the raster phase is looked for; None where that is not known.
         progress: told after every chunk.
 
     Returns:
@@ -137,7 +137,7 @@ class _Correction:
         self,
         movie: Movie,
         parameters: MotionParameters,
-        bidirectional: bool,
+        bidirectional: bool | None,
         pool: ThreadPoolExecutor,
         threads: int,
         progress: ProgressCallback,
@@ -148,7 +148,8 @@ class _Correction:
         self.nodes = (max(round(height / parameters.block_size), 1) + 1, max(round(width / parameters.block_size), 1) + 1)
         self.chunk = min(int(np.clip(_CHUNK_BYTES // (height * width * 4), 8, 64)), movie.frames)
         sample = self._sample(parameters.template_frames)
-        self.raster_phase = estimate_raster_phase(sample.mean(0, dtype=np.float64)) if bidirectional else 0.0
+        find_phase = certain_raster_phase if bidirectional is None else estimate_raster_phase
+        self.raster_phase = 0.0 if bidirectional is False else find_phase(sample.mean(0, dtype=np.float64))
         reach = (
             max(int(parameters.largest_shift * (height // self.factor)), 1),
             max(int(parameters.largest_shift * (width // self.factor)), 1),

@@ -42,14 +42,16 @@ class StageDigests(BaseModel):
     activity: str
 
 
-def stage_keys(raw: str, *, frame_rate: float, pixel_size: float | None, bidirectional: bool, parameters: ImagingParameters) -> StageKeys:
+def stage_keys(
+    raw: str, *, frame_rate: float, pixel_size: float | None, bidirectional: bool | None, parameters: ImagingParameters
+) -> StageKeys:
     """Keys of a plane's stages.
 
     Args:
         raw: digest of the plane's raw frames.
         frame_rate: Hz; motion does not depend on it.
         pixel_size: um, or None.
-        bidirectional: whether odd lines were scanned backwards.
+        bidirectional: whether odd lines were scanned backwards; None where that is not known.
         parameters: of every stage.
     """
     motion = digest_of([raw, bidirectional, parameters.motion, MOTION_VERSION])

@@ -77,13 +77,22 @@ def open_hdf5(path: Path, dataset: str | None) -> Hdf5Movie:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             found[name] = (item.shape, item.dtype)
 
+    def follow(name: str, link: object) -> None:  # which `visititems` does not
+        if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            note(name, file.get(name))
+
     survive_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
             file.visititems(note)
+            if dataset is not None or not found:  # else the same movie would be found under two names
+                file.visititems_links(follow)
+            name = choose(path, dataset, found)
+            check_sources(file[name], path, name)
+    except InputError:
+        raise
     except Exception as error:  # see Hdf5Movie.read
         raise not_hdf5(path, error) from error
-    name = choose(path, dataset, found)
     shape, dtype = found[name]
     return Hdf5Movie(path, name, checked_shape(shape, dtype, path, name), dtype.newbyteorder("="))
 
@@ -101,7 +110,7 @@ def open_zarr(path: Path, dataset: str | None) -> ZarrMovie:
                     found[name] = (item.shape, np.dtype(item.dtype))
     except Exception as error:  # see ZarrMovie.read
         problem = f"is a folder, and not a readable zarr array or group ({brief(error)})"
-        advice = "Give a zarr folder, or the folder that holds the files of a ScanImage recording (scans/ of a raw session)."
+        advice = "Give a zarr folder, or one that holds the TIFF files of a movie (scans/ of a raw session)."
         raise InputError(problem, where=path, advice=advice) from error
     name = choose(path, "" if dataset is None and "" in found else dataset, found)
     shape, dtype = found[name]
@@ -116,6 +125,16 @@ def zarr_attributes(path: Path) -> dict[str, object]:
         raise unreadable(path, "attributes", error) from error
 
 
+def check_sources(data: h5py.Dataset, path: Path, name: str) -> None:
+    """Raise `InputError` where a dataset takes its frames from files that are missing, in whose place HDF5 reads zeros."""
+    if not data.is_virtual:
+        return
+    for source in data.virtual_sources():
+        if source.file_name != "." and "%" not in source.file_name and not (Path(data.file.filename).parent / source.file_name).exists():
+            problem = f"dataset {name!r} takes frames from {source.file_name}, which is missing"
+            raise InputError(problem, where=path, advice="Put that file beside this one.")
+
+
 def choose(path: Path, dataset: str | None, found: Found) -> str:
     """The name of the dataset that was asked for, or of the only one that is a movie."""
     if dataset is not None:
@@ -127,7 +146,8 @@ def choose(path: Path, dataset: str | None, found: Found) -> str:
     if len(movies) == 1:
         return movies[0]
     if not movies:
-        raise InputError("has no dataset of three dimensions", where=path, advice=f"A movie is (frames, y, x). It has: {_listed(found)}.")
+        problem = "has no dataset of three dimensions that holds numbers"
+        raise InputError(problem, where=path, advice=f"A movie is (frames, y, x). It has: {_listed(found)}.")
     raise InputError(f"has {len(movies)} datasets of three dimensions", where=path, advice=f"Name one of: {', '.join(movies)}.")
 
 
@@ -137,4 +157,4 @@ def unreadable(path: Path, dataset: str, error: Exception) -> InputError:
 
 
 def _listed(found: Found) -> str:
-    return ", ".join(f"{name or 'array'} {shape}" for name, (shape, _) in sorted(found.items())) or "nothing"
+    return ", ".join(f"{name or 'array'} {shape} {dtype}" for name, (shape, dtype) in sorted(found.items())) or "nothing"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,4 +70,9 @@ def not_hdf5(path: Path, error: Exception) -> InputError:
     """The error for a file that the HDF5 library refuses to open."""
     if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
         return InputError("is still open for writing in another program", where=path, advice="Wait until the recording has ended.")
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(10) == b"MATLAB 5.0":
+            return InputError(
+                "is a MATLAB file of version 5 to 7", where=path, advice="Save it with `save(..., '-v7.3')`, which writes HDF5."
+            )
     return InputError(f"cannot be read as an HDF5 file ({brief(error)})", where=path, advice=COPY_AGAIN)

@@ -10,7 +10,7 @@ from sensorium_pipeline.recordings.frames import Movie
 from sensorium_pipeline.recordings.nwb import open_nwb
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, is_scanimage, open_scanimage
 from sensorium_pipeline.recordings.tiff import read_page_table
-from sensorium_pipeline.recordings.tiff_movie import open_tiff
+from sensorium_pipeline.recordings.tiff_movie import open_tiff, open_tiffs
 
 __all__ = ["Movie", "OpenedMovie", "open_movie", "open_with_rate"]
 
@@ -27,18 +27,18 @@ class OpenedMovie:
         movie: the frames.
         frame_rate: Hz; None where the file does not say it.
         pixel_size: (y, x) in micrometres; None where the file does not say it.
-        bidirectional: whether every other line was scanned backwards, as far as the file says.
+        bidirectional: whether every other line was scanned backwards; None where the file does not say it.
     """
 
     movie: Movie
     frame_rate: float | None = None
     pixel_size: tuple[float, float] | None = None
-    bidirectional: bool = False
+    bidirectional: bool | None = None
 
 
 def open_movie(path: Path, dataset: str | None = None) -> Movie:
-    """Open a movie (frames, y, x): a TIFF file, the folder of a ScanImage recording, a series of an NWB file, a dataset of an HDF5
-    file, or a zarr array or group.
+    """Open a movie (frames, y, x): a TIFF file, a folder of TIFF files (a ScanImage recording, or parts of one movie), a series of an NWB
+    file, a dataset of an HDF5 file, or a zarr array or group.
 
     Args:
         path: the file or folder.
@@ -59,7 +59,7 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
     suffix = path.suffix.lower()
     if path.is_dir():
         scans = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES)
-        return _of_recording(open_scanimage(scans), dataset) if scans else _of_zarr(path, dataset)
+        return _of_folder(scans, dataset) if scans else _of_zarr(path, dataset)
     if suffix == _NWB_SUFFIX:
         series = open_nwb(path, dataset)
         return OpenedMovie(series, series.frame_rate, series.pixel_size)
@@ -69,15 +69,28 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
         table = read_page_table(path)
         if is_scanimage(table):
             return _of_recording(open_scanimage([path], part=True), dataset)
-        if dataset is not None:
-            raise InputError("is a TIFF file, which has no datasets", where=path, advice="Leave the dataset out.")
+        _no_datasets(path, dataset)
         movie = open_tiff(table)
         return OpenedMovie(movie, movie.frame_rate)
     raise InputError(
         f"has the suffix {suffix!r}, which is not that of a movie",
         where=path,
-        advice=f"Give {', '.join((*_TIFF_SUFFIXES, _NWB_SUFFIX, *_HDF5_SUFFIXES))}, a zarr folder or a folder of ScanImage files.",
+        advice=f"Give {', '.join((*_TIFF_SUFFIXES, _NWB_SUFFIX, *_HDF5_SUFFIXES))}, a zarr folder or a folder of TIFF files.",
     )
+
+
+def _of_folder(files: list[Path], dataset: str | None) -> OpenedMovie:
+    """The TIFF files of a folder: a ScanImage recording, or else parts of one movie."""
+    if any(is_scanimage(read_page_table(file)) for file in (files[0], files[-1])):
+        return _of_recording(open_scanimage(files), dataset)
+    _no_datasets(files[0], dataset)
+    movie = open_tiffs(files)
+    return OpenedMovie(movie, movie.parts[0].frame_rate)
+
+
+def _no_datasets(path: Path, dataset: str | None) -> None:
+    if dataset is not None:
+        raise InputError("is a TIFF file, which has no datasets", where=path, advice="Leave the dataset out.")
 
 
 def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
@@ -88,7 +101,7 @@ def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
         movie,
         float(rate) if isinstance(rate, int | float) and 0 < rate < math.inf else None,
         (float(size[0]), float(size[1])) if isinstance(size, list) and len(size) == 2 and min(size) > 0 else None,
-        both is True,
+        both if isinstance(both, bool) else None,
     )
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.array_movie import ArrayMovie, unreadable
+from sensorium_pipeline.recordings.array_movie import ArrayMovie, check_sources, unreadable
 from sensorium_pipeline.recordings.frames import Frames, check_range, checked_shape
 from sensorium_pipeline.recordings.hdf5 import not_hdf5, survive_hdf5
 
@@ -99,7 +99,10 @@ def _open(file: h5py.File, path: Path, wanted: str | None, plane: int | None) ->
         )
     data = series.get("data")
     if not isinstance(data, h5py.Dataset):
-        raise InputError(f"{name} has no data", where=path, advice="Export the file again.")
+        link = series.get("data", getlink=True)
+        lost = f", and {link.filename}, where it should be, cannot be read" if isinstance(link, h5py.ExternalLink) else ""
+        raise InputError(f"{name} has no data{lost}", where=path, advice="Put that file back." if lost else "Export the file again.")
+    check_sources(data, path, name)
     shape = tuple(data.shape)
     if len(shape) == 4:
         plane = 0 if plane is None and shape[3] == 1 else plane

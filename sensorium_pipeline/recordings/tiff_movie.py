@@ -1,7 +1,12 @@
-"""Movies in TIFF files that are not ScanImage's: every page a frame, or one directory for all frames, as ImageJ writes it."""
+"""Movies in TIFF files that are not ScanImage's: a page a frame, one directory for all as ImageJ writes it, or many files."""
 
 import logging
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +14,7 @@ import tifffile
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
-from sensorium_pipeline.recordings.tiff import PageTable
+from sensorium_pipeline.recordings.tiff import PageTable, read_page_table
 from sensorium_pipeline.recordings.tiff_description import read_description
 from sensorium_pipeline.recordings.tiff_directory import DESCRIPTION
 
@@ -53,6 +58,76 @@ class TiffMovie:
         else:
             _decode(self.table, start, stop, out)
         return out
+
+
+@dataclass(frozen=True)
+class TiffSequence:
+    """TIFF files that go on where the one before ended, all of one size and type.
+
+    Attributes:
+        parts: the files' movies.
+        starts: number of the first frame of each.
+    """
+
+    parts: tuple[TiffMovie, ...]
+    starts: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.starts[-1] + self.parts[-1].frames
+
+    @property
+    def height(self) -> int:
+        """Lines of a frame."""
+        return self.parts[0].height
+
+    @property
+    def width(self) -> int:
+        """Pixels of a line."""
+        return self.parts[0].width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a pixel."""
+        return self.parts[0].dtype
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Frames start..stop-1 (stop - start, y, x)."""
+        check_range(self, start, stop, self.parts[0].table.path.parent)
+        out = np.empty((stop - start, self.height, self.width), self.dtype)
+        at = start
+        while at < stop:
+            index = bisect_right(self.starts, at) - 1
+            first, part = self.starts[index], self.parts[index]
+            end = min(first + part.frames, stop)
+            out[at - start : end - start] = part.read(at - first, end - first)
+            at = end
+        return out
+
+
+def open_tiffs(paths: Sequence[Path]) -> TiffSequence:
+    """The movie of files that follow each other in the order of the numbers in their names.
+
+    Raises:
+        InputError: as `open_tiff`, or frames differ in size or type between files.
+    """
+    parts = tuple(open_tiff(read_page_table(path)) for path in sorted(paths, key=_numbers_in_order))
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.height, part.width, part.dtype) != (first.height, first.width, first.dtype):
+            raise InputError(
+                f"frames are {part.height} x {part.width} {part.dtype}, those of {first.table.path.name} "
+                f"{first.height} x {first.width} {first.dtype}",
+                where=part.table.path,
+                advice="The files of a folder are one movie: move those of others out of it.",
+            )
+    return TiffSequence(parts, tuple(accumulate((part.frames for part in parts[:-1]), initial=0)))
+
+
+def _numbers_in_order(path: Path) -> list[str | int]:
+    """A key that sorts `part_10.tif` behind `part_9.tif`."""
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", path.name)]
 
 
 def open_tiff(table: PageTable) -> TiffMovie:

@@ -122,6 +122,8 @@ def test_corrects_the_raster_phase_once(tmp_path: Path) -> None:
     assert rms(result.shifts, shifts) < 0.06
     untouched, _ = correct_motion(ArrayMovie(pixels), tmp_path / "a.raw", MotionParameters(), bidirectional=False)
     assert untouched.raster_phase == 0.0
+    unknown, _ = correct_motion(ArrayMovie(pixels), tmp_path / "a.raw", MotionParameters(), bidirectional=None)
+    assert unknown.raster_phase == result.raster_phase
 
 
 def numbers(result: MotionResult) -> dict[str, Any]:

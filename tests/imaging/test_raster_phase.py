@@ -4,7 +4,7 @@ import scipy.fft
 from scipy.ndimage import gaussian_filter
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.raster_phase import estimate_raster_phase
+from sensorium_pipeline.imaging.raster_phase import certain_raster_phase, estimate_raster_phase
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -26,6 +26,14 @@ def displace_odd_lines(image: np.ndarray, phase: float) -> np.ndarray:
 def test_finds_a_known_phase(phase: float, shape: tuple[int, int]) -> None:
     noisy = displace_odd_lines(scene(*shape), phase) + np.random.default_rng(1).normal(0, 10, shape)
     assert estimate_raster_phase(noisy) == pytest.approx(phase, abs=0.06)
+
+
+def test_only_a_plain_phase_is_certain() -> None:
+    """Of a scan of which nobody says whether it went both ways."""
+    noise = np.random.default_rng(1).normal(0, 10, (128, 128))
+    assert certain_raster_phase(displace_odd_lines(scene(128, 128), -4.2) + noise) == pytest.approx(-4.2, abs=0.06)
+    assert certain_raster_phase(scene(128, 128) + noise) == 0.0
+    assert not any(certain_raster_phase(np.random.default_rng(seed).standard_normal((64, 64))) for seed in range(50))
 
 
 def test_says_nothing_where_there_is_nothing() -> None:

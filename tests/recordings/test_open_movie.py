@@ -100,6 +100,46 @@ def test_dataset_is_chosen_by_name(tmp_path: Path, frames: np.ndarray) -> None:
         open_movie(path, "c")
 
 
+def test_links_are_followed_and_what_they_miss_is_named(tmp_path: Path, frames: np.ndarray) -> None:
+    other = write(tmp_path, frames, "hdf5")
+    layout = h5py.VirtualLayout(frames.shape, frames.dtype)
+    layout[:] = h5py.VirtualSource("movie.h5", "group/movie", frames.shape)
+    with h5py.File(tmp_path / "soft.h5", "w") as file:
+        file["data/raw"] = frames
+        file["mov"] = h5py.SoftLink("/data/raw")
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file["mov"] = h5py.ExternalLink("movie.h5", "group/movie")
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("mov", layout)
+    for name in ("soft", "external", "virtual"):
+        for dataset in (None, "mov"):
+            np.testing.assert_array_equal(open_movie(tmp_path / f"{name}.h5", dataset).read(0, 20), frames)
+    other.unlink()
+    with pytest.raises(InputError, match=r"external.h5.*It has: nothing"):
+        open_movie(tmp_path / "external.h5")
+    with pytest.raises(InputError, match=r"frames from movie.h5, which is missing"):  # HDF5 itself reads zeros
+        open_movie(tmp_path / "virtual.h5")
+
+
+def test_a_folder_of_tiff_files_is_one_movie(tmp_path: Path, frames: np.ndarray) -> None:
+    lengths = [1, 2, 3, 1, 1, 1, 1, 1, 1, 3, 5]  # file 10 comes after file 9
+    start = 0
+    for number, length in enumerate(lengths):
+        options = {"compression": "zlib"} if number == 4 else {"byteorder": ">"} if number == 2 else {}
+        tifffile.imwrite(tmp_path / f"part_{number}.tif", frames[start : start + length], photometric="minisblack", **options)
+        start += length
+    movie = pickle.loads(pickle.dumps(open_movie(tmp_path)))
+    assert isinstance(movie, Movie)
+    assert (movie.frames, movie.height, movie.width, movie.dtype) == (20, 12, 17, np.int16)
+    for span in ((0, 20), (2, 3), (5, 14), (19, 20), (7, 7)):
+        np.testing.assert_array_equal(movie.read(*span), frames[slice(*span)])
+    with pytest.raises(InputError, match="no datasets"):
+        open_movie(tmp_path, "plane 0")
+    tifffile.imwrite(tmp_path / "part_11.tif", frames[:2, :8], photometric="minisblack")
+    with pytest.raises(InputError, match=r"part_11.tif: frames are 8 x 17 int16, those of part_0.tif 12 x 17"):
+        open_movie(tmp_path)
+
+
 def test_bad_movies_say_what_is_wrong(tmp_path: Path, frames: np.ndarray) -> None:
     with pytest.raises(InputError, match="does not exist"):
         open_movie(tmp_path / "none.tif")
@@ -126,6 +166,9 @@ def test_bad_movies_say_what_is_wrong(tmp_path: Path, frames: np.ndarray) -> Non
         file.write(np.zeros((8, 9), np.int16), metadata=None)
     with pytest.raises(InputError, match="page 1 is 8 x 9"):
         open_movie(tmp_path / "sizes.tif")
+    (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(200))
+    with pytest.raises(InputError, match="is a MATLAB file of version 5"):
+        open_movie(tmp_path / "old.mat")
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="not a readable zarr"):
         open_movie(tmp_path / "folder")
