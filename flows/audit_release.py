@@ -5,10 +5,11 @@ from prefect import flow
 from sensorium_pipeline.sessions.audit import AuditReport
 from sensorium_pipeline.sessions.release import choose_release
 from tasks.audit import audit_session
+from tasks.common import named_by_release
 from tasks.workspaces import workspace_at
 
 
-@flow(name="audit-release", flow_run_name="audit {release}")
+@flow(name="audit-release", flow_run_name=named_by_release("audit"))
 def audit_release(release: str | None = None, root: str | None = None) -> list[AuditReport]:
     """Audit every session of a release; a leak fails the run.
 

@@ -15,7 +15,7 @@ from sensorium_pipeline.sessions.release import choose_release
 from sensorium_pipeline.submissions.inbox import Decision, RequestDecision
 from sensorium_pipeline.submissions.isolation import report_isolation
 from tasks.cancellation import cancellable
-from tasks.common import WAITING
+from tasks.common import WAITING, named_by_release
 from tasks.ranking import publish_tables
 from tasks.submission import SubmissionResult, evaluate_submission
 from tasks.workspaces import settings_for, workspace_at
@@ -32,7 +32,7 @@ class EvaluationSummary(BaseModel):
     refused: list[Decision | RequestDecision] = []
 
 
-@flow(name="evaluate-submissions", flow_run_name="evaluate {release}", task_runner=WAITING)
+@flow(name="evaluate-submissions", flow_run_name=named_by_release("evaluate"), task_runner=WAITING)
 def evaluate_submissions(
     release: str | None = None,
     root: str | None = None,

@@ -157,6 +157,7 @@ def run_on_cluster(
     address: str,
     function: Callable[..., Result],
     *arguments: object,
+    name: str | None = None,
     resources: dict[str, float] | None = None,
     progress: ProgressCallback = silent,
 ) -> Result:
@@ -165,7 +166,8 @@ def run_on_cluster(
     Raises:
         PlatformError, CancelledError, Exception: as `run_all_on_cluster`.
     """
-    with closing(run_all_on_cluster(address, function, [arguments], resources=resources, progress=progress)) as results:
+    names = [name] if name else None
+    with closing(run_all_on_cluster(address, function, [arguments], names=names, resources=resources, progress=progress)) as results:
         return next(results)[1]
 
 
@@ -174,6 +176,7 @@ def run_all_on_cluster(
     function: Callable[..., Result],
     calls: Sequence[tuple[object, ...]],
     *,
+    names: Sequence[str] | None = None,
     resources: dict[str, float] | None = None,
     priority: int = 0,
     progress: ProgressCallback = silent,
@@ -188,6 +191,7 @@ def run_all_on_cluster(
         address: of the scheduler.
         function: importable on the workers.
         calls: arguments of each call.
+        names: of each call, on Dask's pages and in errors; the function's where they are left out.
         resources: that each call holds while it runs.
         priority: work of a higher one is begun first.
         progress: receives all reports, in the caller's thread.
@@ -198,8 +202,8 @@ def run_all_on_cluster(
         CancelledError: `stop` said so.
         Exception: whatever the function raised.
     """
-    name = getattr(function, "__name__", "work")
-    topic = f"{name}-{uuid.uuid4().hex}"
+    names = names or [getattr(function, "__name__", "work")] * len(calls)
+    topic = uuid.uuid4().hex
     # Reports, and the numbers of calls that ended.
     happened: queue.SimpleQueue[Progress | int] = queue.SimpleQueue()
     with _connection(address) as client:
@@ -207,7 +211,7 @@ def run_all_on_cluster(
         futures = []
         try:
             for number, arguments in enumerate(calls):
-                key = f"{topic}-{number}"
+                key = f"{names[number]}-{topic}-{number}"
                 channel = Channel(topic, key)
                 future = client.submit(function, *arguments, channel, key=key, resources=resources, priority=priority, pure=False)
                 future.add_done_callback(lambda _, number=number: happened.put(number))
@@ -224,7 +228,7 @@ def run_all_on_cluster(
                     progress(event)
                     continue
                 waiting -= 1
-                yield event, _result_of(futures[event], name)
+                yield event, _result_of(futures[event], names[event])
         finally:
             for future in futures:
                 future.release()

@@ -1,13 +1,17 @@
-"""What every task shares: where it runs, and what is worth a second try."""
+"""What tasks and flows share: where they run, what is worth a second try, and names by which an operator knows their runs."""
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.sessions.release import choose_release
+from tasks.workspaces import workspace_at
 
 # Tasks only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is; and a worker that
 # dies takes no task run's state with it.
@@ -21,3 +25,17 @@ def worth_a_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     """Whether trying again can help: a failing platform may recover; bad input, a crash of strangers' code or a limit never will."""
     error = state.result(raise_on_failure=False)
     return error.retry if isinstance(error, SensoriumError) else False
+
+
+def named_by_release(action: str) -> Callable[[], str]:
+    """Names runs of a flow with the parameters `release` and `root`: the action and the release, also where the only one is meant."""
+
+    def name() -> str:
+        parameters = flow_run.get_parameters() or {}
+        release, root = parameters.get("release"), parameters.get("root")
+        try:
+            return f"{action} {release or choose_release(workspace_at(root).open).name}"
+        except SensoriumError:
+            return f"{action} (no release)"  # the run itself says why
+
+    return name

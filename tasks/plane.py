@@ -20,14 +20,15 @@ REPORT_SECONDS = 0.5
 
 @task(
     name="extract plane",
-    task_run_name="extract plane {plane}",
+    task_run_name="extract plane {plane} of {raw}",
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAY,
     retry_condition_fn=worth_a_retry,
 )
 def extract_plane(raw: str, plane: int, root: str | None, parameters: ImagingParameters, address: str) -> PlaneRecord:
     """Extract one plane on the Dask cluster at `address`; the result is in the lab store before this returns."""
-    return run_on_cluster(address, _extract_on_worker, raw, plane, root, parameters, progress=TaskProgress(f"plane {plane}"))
+    name, progress = f"plane {plane} of {raw}", TaskProgress(f"plane {plane}")
+    return run_on_cluster(address, _extract_on_worker, raw, plane, root, parameters, name=name, progress=progress)
 
 
 def _extract_on_worker(raw: str, plane: int, root: str | None, parameters: ImagingParameters, channel: Channel) -> PlaneRecord:
@@ -36,14 +37,15 @@ def _extract_on_worker(raw: str, plane: int, root: str | None, parameters: Imagi
 
 @task(
     name="archive plane",
-    task_run_name="archive plane {plane}",
+    task_run_name="archive plane {plane} of {raw}",
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAY,
     retry_condition_fn=worth_a_retry,
 )
 def archive_plane(raw: str, plane: int, root: str | None, address: str) -> PlaneArchive:
     """Archive one plane's raw movie on the Dask cluster at `address`."""
-    return run_on_cluster(address, _archive_on_worker, raw, plane, root, progress=TaskProgress(f"archive of plane {plane}"))
+    name, progress = f"archive of plane {plane} of {raw}", TaskProgress(f"archive of plane {plane}")
+    return run_on_cluster(address, _archive_on_worker, raw, plane, root, name=name, progress=progress)
 
 
 def _archive_on_worker(raw: str, plane: int, root: str | None, channel: Channel) -> PlaneArchive:

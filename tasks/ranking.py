@@ -7,20 +7,26 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from sensorium_pipeline.rankings.publication import Published, publish
 from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable
-from sensorium_pipeline.sessions.release import choose_release
+from sensorium_pipeline.sessions.release import read_release
 from sensorium_pipeline.tables import rank_all
 from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
 from tasks.workspaces import workspace_at
 
 
-@task(name="publish tables", retries=RETRIES, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=worth_a_retry)
-def publish_tables(release: str | None, root: str | None) -> Published:
+@task(
+    name="publish tables",
+    task_run_name="publish tables of {release}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY,
+    retry_condition_fn=worth_a_retry,
+)
+def publish_tables(release: str, root: str | None) -> Published:
     """Rank both tracks on the tiers that the release has opened, and publish; the same tables again make no new generation.
 
     Each table becomes an artifact.
     """
     workspace = workspace_at(root)
-    chosen = choose_release(workspace.open, release)
+    chosen = read_release(workspace.open, release)
     tables = rank_all(workspace, chosen)
     for table in tables:
         create_table_artifact(

@@ -87,23 +87,31 @@ def evaluate_submission(job: Job, turn: int, root: str | None, address: str) -> 
 
 def _run_seeds(job: Job, turn: int, root: str | None, address: str, report: ProgressCallback) -> list[PredictionRecord]:
     """The runs of all seeds in their order, or the one that failed."""
+    calls = [(job, seed, root) for seed in job.submission.seeds]
+    names = [f"{job.identifier} seed {seed}" for seed in job.submission.seeds]
     if not job.submission.has_code:
         # A predictions file trains nothing, so it waits for no GPU.
-        calls = [(job, seed, root) for seed in job.submission.seeds]
-        with closing(run_all_on_cluster(address, predict_on_worker, calls, progress=report, stop=cancelled)) as ended:
+        with closing(run_all_on_cluster(address, predict_on_worker, calls, names=names, progress=report, stop=cancelled)) as ended:
             return [run for _, run in ended]
+    smoke_run = [f"{job.identifier} smoke run"]
     with closing(
         run_all_on_cluster(
-            address, try_out_on_worker, [(job, root)], resources=GPU, priority=SMOKE_RUNS_FIRST, progress=report, stop=cancelled
+            address,
+            try_out_on_worker,
+            [(job, root)],
+            names=smoke_run,
+            resources=GPU,
+            priority=SMOKE_RUNS_FIRST,
+            progress=report,
+            stop=cancelled,
         )
     ) as tried:
         _, failed = next(tried)
     if failed is not None:
         return [failed]
     runs: dict[int, PredictionRecord] = {}
-    calls = [(job, seed, root) for seed in job.submission.seeds]
     with closing(
-        run_all_on_cluster(address, predict_on_worker, calls, resources=GPU, priority=-turn, progress=report, stop=cancelled)
+        run_all_on_cluster(address, predict_on_worker, calls, names=names, resources=GPU, priority=-turn, progress=report, stop=cancelled)
     ) as ended:
         for number, run in ended:
             runs[number] = run

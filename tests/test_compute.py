@@ -85,8 +85,9 @@ def test_errors_of_the_taxonomy_cross_the_cluster_whole(address: str) -> None:
 
 
 def test_a_task_that_kills_its_workers_is_given_up_and_the_cluster_lives_on(address: str) -> None:
-    with pytest.raises(PlatformError, match="worker processes that ran it died"):
-        run_on_cluster(address, die)
+    with pytest.raises(PlatformError, match="worker processes that ran it died") as caught:
+        run_on_cluster(address, die, name="team/sensorium/1 seed 0")
+    assert caught.value.where == "team/sensorium/1 seed 0"
     assert run_on_cluster(address, count, 1) == 1
 
 

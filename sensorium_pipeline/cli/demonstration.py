@@ -164,7 +164,8 @@ def _simulate(folder: Path, mice: Sequence[SimulationParameters], show: Progress
     folder.mkdir(exist_ok=True)
 
     def simulate(mouse: SimulationParameters) -> None:
-        run_on_cluster(os.environ["SENSORIUM_DASK_ADDRESS"], _simulate_on_worker, folder / mouse.name, mouse, progress=show)
+        address, name = os.environ["SENSORIUM_DASK_ADDRESS"], f"simulate {mouse.name}"
+        run_on_cluster(address, _simulate_on_worker, folder / mouse.name, mouse, name=name, progress=show)
 
     with ThreadPoolExecutor(len(MICE)) as pool:
         list(pool.map(simulate, mice))

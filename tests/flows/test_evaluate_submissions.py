@@ -209,6 +209,8 @@ def test_the_published_table_ranks_by_what_is_true_and_gives_reasons(first_night
 
 
 def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night) -> None:
+    from prefect_queries import run_of
+
     from flows.publish_rankings import publish_rankings
 
     world = first_night.world
@@ -225,7 +227,10 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
     assert b'"tier":"final_test"' not in public.replace(b" ", b"")
     change_phases(workspace, RELEASE, final="open")
     try:
-        opened = publish_rankings(RELEASE, world.root)
+        # The only release need not be named; the run shows its name all the same.
+        state = publish_rankings(root=world.root, return_state=True)
+        assert run_of(state).name == f"publish {RELEASE}"
+        opened = state.result()
         assert opened.new
         assert set(opened.record.tables) == {"sensorium-final", "sensorium-live", "sensorium-plus-final", "sensorium-plus-live"}
         assert first_night.row("sharp", tier="final_test").rank == 1

@@ -77,7 +77,8 @@ def test_prefect_shows_the_run_and_every_plane(ingested: Ingested) -> None:
     assert run.state_name == "Completed"
     assert run.name == f"ingest {ingested.raw}"
     planes = task_runs_of(ingested.state, "extract plane", PLANES)
-    assert [(plane.name, plane.state_name) for plane in planes] == [(f"extract plane {plane}", "Completed") for plane in range(PLANES)]
+    wanted = [(f"extract plane {plane} of {ingested.raw}", "Completed") for plane in range(PLANES)]
+    assert [(plane.name, plane.state_name) for plane in planes] == wanted
     assert [task.state_name for task in task_runs_of(ingested.state, "publish session", 1)] == ["Completed"]
 
 
