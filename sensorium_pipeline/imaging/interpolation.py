@@ -255,3 +255,18 @@ def accumulate(frames, use, first, last, total, largest):  # type: ignore[no-unt
                 _add_row(frames[n, y], subtotal, largest[y])
         for x in range(len(subtotal)):
             total[y, x] += subtotal[x]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_windows(images, windows, first, last, total, count):  # type: ignore[no-untyped-def]
+    """Add what each image (n, y, x) shows inside its window to `total` and one to `count`, both (y, x) float64, lines first..last-1.
+
+    Args:
+        windows: (n, 4) int64, rows and columns: the first of each, and the one after the last.
+    """
+    for y in range(first, last):
+        for n in range(len(images)):
+            if windows[n, 0] <= y < windows[n, 1]:
+                for x in range(windows[n, 2], windows[n, 3]):
+                    total[y, x] += images[n, y, x]
+                    count[y, x] += 1

@@ -192,7 +192,7 @@ class _Correction:
             moved -= moved.mean((1, 2), keepdims=True)
             moved -= self.centred * self.template.sample.gain[few][:, None, None]
             reach_full = (reach[0] * 2, reach[1] * 2)
-            self.measurer = Aligner(self.image, Spectrum.of(moved), int(fine.sum()), self.nodes, reach_full, smoothness * 2)
+            self.measurer = Aligner(self.image, Spectrum.of(moved, pool), int(fine.sum()), self.nodes, reach_full, smoothness * 2)
         self.dtype = stored_type(sample)
         self.smoother = DisplacementSmoother(self.measurer.modes, self.nodes, movie.frames, rigid=self.rigid)
         self.fields = np.zeros((movie.frames, *self.nodes, 2), np.float32)

@@ -1,5 +1,6 @@
 """Power spectra of images: what noise and templates hold at every scale."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +19,18 @@ class Spectrum:
     power: Float64
 
     @classmethod
-    def of(cls, images: Float32) -> "Spectrum":
-        """Mean spectrum of images (n, y, x) of zero mean, tapered at the edges."""
+    def of(cls, images: Float32, pool: ThreadPoolExecutor | None = None) -> "Spectrum":
+        """Mean spectrum of images (n, y, x) of zero mean, tapered at the edges; threads of the pool share the images."""
         height, width = images.shape[1:]
         taper = taper_window(height, width)
         power = np.zeros((height, width // 2 + 1))
-        for image in images:  # one at a time: the transform of all would be the largest array of the whole correction
+
+        def power_of(image: Float32) -> Float32:
             transform = scipy.fft.rfft2(image * taper)
-            power += transform.real**2 + transform.imag**2
+            return np.asarray(transform.real**2 + transform.imag**2)
+
+        for one in map(power_of, images) if pool is None else pool.map(power_of, images):
+            power += one
         power /= len(images) * float((taper.astype(np.float64) ** 2).sum())
         radius = radial_frequency(height, width)
         bins = max(min(height, width) // 4, 8)
@@ -39,9 +44,9 @@ class Spectrum:
         return cls(frequency[count > 0], np.maximum(mean, max(1e-6 * float(mean.max()), 1e-12)))
 
     @classmethod
-    def white(cls, images: Float32) -> "Spectrum":
+    def white(cls, images: Float32, pool: ThreadPoolExecutor | None = None) -> "Spectrum":
         """White noise as strong as images (n, y, x) are at the highest frequencies, which optics leave to noise."""
-        whole = cls.of(images - images.mean((1, 2), keepdims=True))
+        whole = cls.of(images - images.mean((1, 2), keepdims=True), pool)
         return cls(whole.frequency, np.full_like(whole.power, np.median(whole.power[-max(len(whole.power) // 4, 1) :])))
 
     def at(self, radius: Float64) -> Float64:

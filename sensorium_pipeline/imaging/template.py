@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.alignment import Aligner, Alignments, lowest_plausible, share
-from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.interpolation import PADDING, add_windows, bin_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.spectrum import Spectrum
 
 Float32 = NDArray[np.float32]
@@ -61,7 +61,7 @@ def build_template(
     and what they differ by from it gives the spectrum of the noise for the next round; from the second round on, along displacement fields.
     """
     mean = _most_alike(frames) if start is None else start
-    noise = Spectrum.white(frames[: min(len(frames), 50)])
+    noise = Spectrum.white(frames[: min(len(frames), 50)], pool)
     averaged = int(np.clip(len(frames) // 15, 1, _SEED_FRAMES)) if start is None else len(frames)
     for k in range(_ROUNDS + 1):
         aligner = Aligner(mean, noise, averaged, nodes, largest_shift, smoothness)
@@ -114,25 +114,27 @@ def _average(
                 warp_frame(padded, alignments.fields[part[n]], batch[n])
 
         share(move, len(part), pool, threads)
-        for image, field in zip(batch, alignments.fields[part], strict=False):
-            rows, columns = inside(field, height, width)
-            total[rows, columns] += image[rows, columns]
-            count[rows, columns] += 1
+        moved, windows = batch[: len(part)], np.array([inside(field, height, width) for field in alignments.fields[part]])
+
+        def add(rows: range, moved: Float32 = moved, windows: NDArray[np.int64] = windows) -> None:
+            add_windows(moved, windows, rows.start, rows.stop, total, count)
+
+        share(add, height, pool, threads)
         kept = residual[start : start + _BATCH]
         kept[:] = batch[: len(kept)]
     mean = np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
     centred = mean - mean.mean()
     for image, brightness in zip(residual, alignments.gain[chosen], strict=False):
         image -= image.mean() + centred * brightness
-    return mean, Spectrum.of(residual)
+    return mean, Spectrum.of(residual, pool)
 
 
-def inside(field: Float32, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that a frame with this field covers wherever the field is within it."""
+def inside(field: Float32, height: int, width: int) -> tuple[int, int, int, int]:
+    """Rows and columns, first and the one after the last, that a frame with this field covers wherever the field is within it."""
 
-    def side(shift: Float32, length: int) -> slice:
+    def side(shift: Float32, length: int) -> tuple[int, int]:
         first = int(np.clip(np.ceil(-float(shift.min())), 0, length))
         last = int(np.clip(np.floor(length - 1 - float(shift.max())) + 1, 0, length))
-        return slice(first, max(last, first))
+        return first, max(last, first)
 
-    return side(field[..., 0], height), side(field[..., 1], width)
+    return *side(field[..., 0], height), *side(field[..., 1], width)
