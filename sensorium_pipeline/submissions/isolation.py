@@ -86,7 +86,12 @@ os.write(3, json.dumps(found).encode())
 
 @dataclass(frozen=True)
 class Isolation:
-    """The best tier that held on this machine, and why the better ones did not; `caps` says which limits are hard."""
+    """The best tier that held on this machine, and why the better ones did not.
+
+    Attributes:
+        memory_cap: "control group", or "watched" where the worker may make none: see `memory_watch`.
+        process_cap: "control group", or "processes of the user", which the kernel counts within the sandbox's own user namespace.
+    """
 
     tier: IsolationTier
     reasons: tuple[str, ...]
@@ -99,7 +104,7 @@ def probe_isolation() -> Isolation:
     """Try the tiers from the best down, each with a program that tries to get out; once a process."""
     reasons: list[str] = []
     group = ControlGroup(PROBE_LIMITS.memory_bytes, PROBE_LIMITS.processes)
-    memory_cap = "control group" if group.limits_memory else "address space of each process"
+    memory_cap = "control group" if group.limits_memory else "watched"
     process_cap = "control group" if group.limits_processes else "processes of the user"
     group.remove()
     missing = [name for name in ("bwrap", "setpriv", "prlimit") if shutil.which(name) is None]

@@ -46,6 +46,9 @@ def main(specification: int, result: int, worker: int) -> NoReturn:
     for tasks_file in spec["control_groups"]:
         with open(tasks_file, "w") as file:
             file.write(str(os.getpid()))
+    with open("/proc/self/oom_score_adj", "w") as file:
+        # Where the machine itself runs out of memory, the kernel ends a sandbox before anything else.
+        file.write("1000")
     for name, value in spec["resource_limits"].items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]

@@ -16,6 +16,8 @@ from sensorium_pipeline.submissions.package import submission_files
 from sensorium_pipeline.submissions.sandbox import Limits, Outcome
 from sensorium_pipeline.submissions.transfer import Epoch, ResultReader
 
+NO_THREAD = "can't start new thread"
+"""What Python says where the kernel refuses one."""
 # What may be said of predictions that a hostile submission could have made: these words of ours, and counts.
 PLAIN_PROBLEM = re.compile(r"\d+ of \d+ values are NaN or infinite|no predictions for session [\w.-]+")
 
@@ -45,9 +47,9 @@ class RunOutcome(BaseModel):
     Attributes:
         status: "finished" (checked predictions of every session lie in `out/predictions/<session>.npz`), "failed" or "stopped".
         trained: whether `out/state.npz` holds a trained state.
-        tier: of isolation; "none needed" for a predictions file.
+        tier: of isolation, and whether memory was only watched; "none needed" for a predictions file.
         wall_seconds: from start to end of the sandbox. It holds its device as long, so these are its device-seconds, too.
-        peak_memory_bytes: of all its processes together; where there is no control group, of the largest one.
+        peak_memory_bytes: of all its processes together; where there is no control group, as seen ten times a second.
         energy_joules: of its GPU while it ran, where that can be read and nothing else ran on it.
         epochs: the learning curve, on visible tiers and as the submission says.
         resumed: whether it went on from a checkpoint of an interrupted run.
@@ -107,7 +109,7 @@ def why_it_failed(outcome: Outcome, reader: ResultReader, limits: Limits) -> Sub
             where=reported.place or where,
             advice="Keep less in /tmp",
         )
-    if reported.kind == "BlockingIOError" and reported.number == errno.EAGAIN:
+    if (reported.kind == "BlockingIOError" and reported.number == errno.EAGAIN) or reported.message == NO_THREAD:
         return processes
     return SubmissionError(f"{reported.kind}: {reported.message}".rstrip(": "), where=reported.place or where, advice=reported.advice)
 

@@ -288,7 +288,8 @@ class _Sandboxed:
             reader.error = replace(reader.error, place=true_place(reader.error.place, copy))
         failed = why_it_failed(outcome, reader, limits)
         own_words = failed is not None and reader.error is not None and reader.error.message in failed.problem
-        return _Run(outcome, reader, str(tier), energy(), failed, own_words)
+        held = f"{tier}, memory watched" if outcome.memory_watched else str(tier)
+        return _Run(outcome, reader, held, energy(), failed, own_words)
 
 
 def _unknown_file(folder: Path, staged: Staged) -> SubmissionError | None:

@@ -24,6 +24,7 @@ import sensorium_pipeline
 from sensorium_pipeline.errors import IsolationError, PlatformError, ResourceLimitError, SubmissionError
 from sensorium_pipeline.submissions import launcher
 from sensorium_pipeline.submissions.control_groups import ControlGroup, Usage
+from sensorium_pipeline.submissions.memory_watch import machine_is_full, memory_of
 from sensorium_pipeline.submissions.seccomp import filter_program
 
 RESULT_DESCRIPTOR = launcher.RESULT_DESCRIPTOR
@@ -50,7 +51,7 @@ class Limits:
 
     Attributes:
         wall_seconds: from start to kill.
-        memory_bytes: all processes together, private files included.
+        memory_bytes: all processes together, private files included; without control group, private files come on top.
         processes: processes and threads inside at any time.
         threads: threads that numeric libraries start by themselves; one, as there is a worker a core, and sums do not depend on it then.
         disk_bytes: private temporary files (/tmp, and as much again in /dev/shm).
@@ -77,7 +78,8 @@ class Outcome:
         status: "exited" by itself, or why it was killed ("memory": the kernel killed it at the cap; "protocol": the receiver of the
             result stream refused it, see `refusal`; "stopped": the caller asked).
         exit_code: of the command, 128 + signal number when it was killed by one; None when the sandbox was killed.
-        peak_memory_bytes: of all its processes together; where there is no control group, of the largest one.
+        peak_memory_bytes: of all its processes together; where there is no control group, as seen ten times a second.
+        memory_watched: whether no control group capped its memory, but the worker did: see `memory_watch`.
         refused_forks: how often a new process or thread was refused at the cap.
         console: what was printed to standard output and error, together, capped.
     """
@@ -88,6 +90,7 @@ class Outcome:
     peak_memory_bytes: int | None
     refused_forks: int
     console: bytes
+    memory_watched: bool = False
     refusal: SubmissionError | ResourceLimitError | None = None
 
 
@@ -115,7 +118,7 @@ def run_isolated(
         limits: see `Limits`.
         read_only: place inside -> file or folder of the host; beside these the sandbox sees /usr, this Python and this package.
         environment: variables beside the sandbox's own few.
-        devices: GPU device nodes to bind; with any, /sys is shown read-only and no address space limit is set.
+        devices: GPU device nodes to bind; with any, /sys is shown read-only.
         receive: called with each piece of the result stream; a `SubmissionError` or `ResourceLimitError` that it raises ends the run
             as "protocol".
         stop: asked ten times a second; True ends the run as "stopped".
@@ -142,7 +145,7 @@ def run_isolated(
         "binds": binds,
         "options": _options(tier, limits) + _folders([place for _, place, _ in binds]),
         "last_options": _last_options({**_environment(limits), **(environment or {})}),
-        "seccomp": filter_program().hex(),
+        "seccomp": filter_program(uncounted_memory=group.limits_memory).hex(),
         "command": [prlimit, f"--nproc={nproc}", "--", *command],
     }
     try:
@@ -154,8 +157,8 @@ def run_isolated(
 def _resource_limits(limits: Limits, group: ControlGroup, with_gpu: bool) -> dict[str, int]:
     values = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 64 * MEBIBYTE}
     if not group.limits_memory and not with_gpu:
-        # The fallback: address space of each process, private files not included. CUDA reserves far more than it uses.
-        values["RLIMIT_AS"] = limits.memory_bytes
+        # Beside the watch, for a clear error at once: what each process can write to. CUDA reserves far more than it uses.
+        values["RLIMIT_DATA"] = limits.memory_bytes
     return values
 
 
@@ -242,6 +245,7 @@ class _Run:
     ) -> None:
         self._group, self._limits, self._receive, self._stop = group, limits, receive, stop
         self._console = bytearray()
+        self._peak_memory = 0
         self._status: Status | None = None
         self._refusal: SubmissionError | ResourceLimitError | None = None
         self._started = time.monotonic()
@@ -287,7 +291,7 @@ class _Run:
         finally:
             # Also when a receiver failed on our side: nothing of the run outlives this call.
             self._kill()
-            _, status, self._used = os.wait4(process.pid, 0)
+            _, status = os.waitpid(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             usage = self._group.usage()
             watched.close()
@@ -308,9 +312,20 @@ class _Run:
             self._status = "timeout"
         elif self._stop():
             self._status = "stopped"
-        elif self._group.usage().memory_kills:
-            # The kernel may have chosen any one of its processes, and the others may wait for that one for ever.
+        elif self._group.limits_memory:
+            if self._group.usage().memory_kills:
+                # The kernel may have chosen any one of its processes, and the others may wait for that one for ever.
+                self._status = "memory"
+        else:
+            self._watch_memory()
+
+    def _watch_memory(self) -> None:
+        held = memory_of(self._process.pid, self._limits.memory_bytes)
+        self._peak_memory = max(self._peak_memory, held)
+        if held > self._limits.memory_bytes:
             self._status = "memory"
+        elif machine_is_full():
+            raise PlatformError("this machine has hardly any memory left", where="sandbox", advice="It is tried again; start fewer workers")
 
     def _take(self, descriptor: int, kind: str) -> bool:
         """Read what is there; False at the end of the stream."""
@@ -344,8 +359,9 @@ class _Run:
             status=status,
             exit_code=None if self._status is not None else (code if code >= 0 else 128 - code),
             wall_seconds=time.monotonic() - self._started,
-            peak_memory_bytes=usage.peak_memory_bytes or self._used.ru_maxrss * 1024,
+            peak_memory_bytes=usage.peak_memory_bytes or self._peak_memory or None,
             refused_forks=usage.refused_forks,
             console=bytes(self._console),
+            memory_watched=not self._group.limits_memory,
             refusal=self._refusal,
         )

@@ -97,6 +97,13 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "setdomainname": (171, 162),
     "vhangup": (153, 58),
 }
+# Memory that no process needs to map, so that only a control group counts it.
+UNCOUNTED: dict[str, tuple[int, int]] = {
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+}
 # Answered as if the kernel had no such call, so that libraries fall back: clone3 hides its flags from a filter behind a pointer.
 MISSING: dict[str, tuple[int, int]] = {
     "clone3": (435, 435),
@@ -110,8 +117,11 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 X32_BIT = 0x40000000
 
 
-def filter_program() -> bytes:
+def filter_program(*, uncounted_memory: bool = True) -> bytes:
     """The filter for this machine's architecture, as an array of struct sock_filter.
+
+    Args:
+        uncounted_memory: whether memory that no process maps may be made; without a control group nothing would cap it.
 
     Raises:
         IsolationError: the architecture is neither x86_64 nor aarch64.
@@ -129,7 +139,8 @@ def filter_program() -> bytes:
     if machine == "x86_64":
         # The same calls under other numbers (x32) would pass by the table below.
         program += [_instruction(JUMP_GREATER_OR_EQUAL, X32_BIT, 0, 1), _instruction(RETURN, KILL_PROCESS)]
-    for table, answer in ((CALLS, REFUSE), (MISSING, ABSENT)):
+    absent = MISSING if uncounted_memory else MISSING | UNCOUNTED
+    for table, answer in ((CALLS, REFUSE), (absent, ABSENT)):
         for numbers in table.values():
             number = numbers[column]
             if number is not None:

@@ -56,6 +56,8 @@ def test_files_of_the_host(attack: Attack, tmp_path: Path, staged: Path) -> None
     sealed.parent.mkdir(parents=True)
     sealed.write_text(SECRET)
     repository = Path(__file__).resolve().parents[2]
+    # Python and this package may lie in the home of an ordinary user.
+    shown = {part for place in (repository, sys.prefix, sys.base_prefix) for part in Path(place).parts} | {"sensorium_pipeline", ".venv"}
     code = f"""
     import os
     def build(context):
@@ -64,7 +66,7 @@ def test_files_of_the_host(attack: Attack, tmp_path: Path, staged: Path) -> None
             if os.path.exists(path):
                 found.append(path)
         for folder in ({str(repository)!r}, {str(tmp_path)!r}, {str(staged)!r}, "/home", "/var", "/run", "/root/.ssh", "/sys", "/mnt"):
-            if os.path.isdir(folder) and set(os.listdir(folder)) - {{"sensorium_pipeline", ".venv"}}:
+            if os.path.isdir(folder) and set(os.listdir(folder)) - {shown!r}:
                 found.append((folder, os.listdir(folder)[:5]))
         for name in ("shadow", "passwd", "hosts", "ssh"):
             if os.path.exists("/etc/" + name):

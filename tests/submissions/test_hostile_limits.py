@@ -6,8 +6,6 @@ from dataclasses import replace
 import pytest
 from submission_samples import GOOD, SMALL, Attack, problem
 
-from sensorium_pipeline.submissions.control_groups import ControlGroup
-
 
 def test_fork_bomb(attack: Attack) -> None:
     code = """
@@ -48,12 +46,7 @@ def test_memory(attack: Attack) -> None:
                 time.sleep(30)
         time.sleep(30)
     """
-    group = ControlGroup(SMALL.memory_bytes, SMALL.processes)
-    hard = group.limits_memory
-    group.remove()
-    if not hard:
-        pytest.skip("no control group here: memory is capped for each process alone")
-    # The kernel ends one of the children; the runner would sleep on.
+    # The kernel, or where it counts nothing the worker, ends one of the children; the runner would sleep on.
     outcome = attack(code)
     assert "out of memory: more than 512 MB" in problem(outcome, "ResourceLimitError")
     assert outcome.wall_seconds < 10

@@ -4,7 +4,6 @@ import os
 import struct
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from submission_samples import GOOD, SMALL, small_session, write_submission
 
 from sensorium_pipeline.errors import IsolationError, PlatformError
-from sensorium_pipeline.submissions import isolation, run, sandbox
+from sensorium_pipeline.submissions import isolation, memory_watch, run, sandbox
 from sensorium_pipeline.submissions.control_groups import ControlGroup
 from sensorium_pipeline.submissions.isolation import probe_isolation, require_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier, run_isolated
@@ -50,7 +49,7 @@ def test_a_tier_below_the_required_one_is_refused(
 
 def test_probe_notices_a_leak(tier: IsolationTier, monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
     allow_all = struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000)
-    monkeypatch.setattr(sandbox, "filter_program", lambda: allow_all)
+    monkeypatch.setattr(sandbox, "filter_program", lambda **_: allow_all)
     found = isolation._try(tier)
     assert found is not None
     assert "it can trace processes" in found
@@ -82,17 +81,56 @@ def test_without_bubblewrap_code_is_refused(staged: Path, tmp_path: Path, monkey
 
 def test_limits_without_control_groups(tier: IsolationTier, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "ControlGroup", lambda memory, processes: ControlGroup(memory, processes, mount=tmp_path))
-    hog = "import numpy as np\ndef build(context):\n    return np.ones(2**30)\n"
-    folder = write_submission(tmp_path / "hog", hog)
-    limits = replace(SMALL, memory_bytes=2 * 1024**3)
-    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
-    assert outcome.failure is not None
-    assert "out of memory" in outcome.failure.problem
-    bomb = "import os, time\ndef build(context):\n    while os.fork():\n        pass\n    time.sleep(60)\n"
-    folder = write_submission(tmp_path / "bomb", bomb)
-    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", limits)
-    assert outcome.failure is not None
-    assert "too many processes" in outcome.failure.problem
+    many = "[os.fork() for _ in range(4)]\n    hoard = np.ones(2**23)\n    time.sleep(60)"
+    shared = "hoard = mmap.mmap(-1, 2**30)\n    hoard[:] = bytes(2**20) * 1024\n    time.sleep(60)"
+    unseen = "libc = ctypes.CDLL(None)\n    raise RuntimeError((libc.memfd_create(b'hoard', 0), libc.shmget(0, 2**30, 0o1600)))"
+    threads = "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(100)]"
+    for number, (body, end) in enumerate(
+        (
+            ("return np.ones(2**30)", "out of memory: more than 512 MB"),
+            (many, "out of memory: more than 512 MB"),
+            (shared, "out of memory: more than 512 MB"),
+            (unseen, "RuntimeError: (-1, -1)"),
+            ("while os.fork():\n        pass\n    time.sleep(60)", "too many processes: more than 24"),
+            (threads, "too many processes: more than 24"),
+        )
+    ):
+        code = f"import ctypes, mmap, os, threading, time\nimport numpy as np\ndef build(context):\n    {body}\n"
+        folder = write_submission(tmp_path / f"submission-{number}", code)
+        outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+        assert outcome.failure is not None
+        assert end in outcome.failure.problem
+        assert outcome.tier == f"{tier}, memory watched"
+        assert outcome.wall_seconds < SMALL.wall_seconds / 2
+
+
+def test_shared_pages_are_counted_once_without_control_groups(
+    tier: IsolationTier, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "ControlGroup", lambda memory, processes: ControlGroup(memory, processes, mount=tmp_path))
+    code = "    import os, time\n" + GOOD.replace(
+        "    def build(context):\n",
+        """    def build(context):
+        held = np.ones(2**25)
+        for _ in range(6):
+            if os.fork() == 0:
+                time.sleep(60)
+        time.sleep(0.5)
+""",
+    )
+    folder = write_submission(tmp_path / "submission", code)
+    outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
+    assert outcome.status == "finished"
+    assert outcome.peak_memory_bytes is not None
+    assert 2**28 < outcome.peak_memory_bytes < SMALL.memory_bytes
+
+
+def test_a_full_machine_is_the_platforms_fault(tier: IsolationTier, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "ControlGroup", lambda memory, processes: ControlGroup(memory, processes, mount=tmp_path))
+    monkeypatch.setattr(memory_watch, "LEAST_FREE", 1.1)
+    folder = write_submission(tmp_path / "submission", GOOD)
+    with pytest.raises(PlatformError, match="hardly any memory left"):
+        run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
 
 
 def test_second_version_control_group(tmp_path: Path) -> None:
@@ -125,7 +163,7 @@ def test_second_version_control_group(tmp_path: Path) -> None:
 
 
 def test_filter_jumps_stay_inside() -> None:
-    program = filter_program()
+    program = filter_program(uncounted_memory=False)
     instructions = [struct.unpack_from("<HBBI", program, start) for start in range(0, len(program), 8)]
     for index, (code, when_true, when_false, _) in enumerate(instructions):
         if code & 0x07 == 0x05:
