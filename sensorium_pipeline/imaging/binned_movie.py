@@ -19,6 +19,8 @@ CHUNK_BYTES = 16 * 2**20  # small enough for the cache and for the allocator to 
 COARSENING = 8  # px of a square of the coarse grid
 MOST_BINS = 1000  # more add little to the footprints and much to the work
 LEAST_BINS = 100  # a short movie keeps so many, to tell noise from cells
+MOST_SPREAD = 3.0  # standard deviations that a square may differ from smooth neuropil; more is the activity of cells
+ROUNDS = 3  # of neuropil without what exceeds them
 DEGREE = 2  # of the polynomial that neuropil is smooth to
 NEUROPIL_FACTOR = (0.3, 1.5)  # how strongly neuropil can show in a pixel
 DISTANCE = 3  # squares from a square to the middle of those that tell its neuropil, three by three
@@ -155,7 +157,7 @@ class Neuropil:
 
 def measure_neuropil(binned: BinnedMovie, scale: float) -> Neuropil:
     """The neuropil of a plane: smooth over `scale` px (standard deviation), and around every square of the coarse grid."""
-    coarse = binned.coarse
+    coarse = _without_activity(binned, scale)
     tall, wide, bins = coarse.shape
     sums = np.zeros((tall + 1, wide + 1, bins), np.float32)
     sums[1:, 1:] = coarse.cumsum(0).cumsum(1)
@@ -173,6 +175,27 @@ def measure_neuropil(binned: BinnedMovie, scale: float) -> Neuropil:
     inverse = np.linalg.inv(products + damping * np.eye(len(DIRECTIONS))).astype(np.float32)
     height, width = binned.shape
     return Neuropil(coarse, local_weights(height, scale), local_weights(width, scale), around, inverse)
+
+
+def _without_activity(binned: BinnedMovie, scale: float) -> Float32:
+    """The coarse grid with what stands out of smooth neuropil held at the usual spread of its square (Winsorised, as in Huber 1964).
+
+    Or a large or very active cell, which makes up much of what is smooth around it, would be taken away as its own neuropil.
+    """
+    weights = [
+        tuple(part[np.minimum(np.arange(squares) * COARSENING + COARSENING // 2, length - 1)] for part in local_weights(length, scale))
+        for squares, length in zip(binned.coarse.shape, binned.shape, strict=False)
+    ]
+    held = binned.coarse
+    for _ in range(ROUNDS):
+        smooth = held
+        for first, shares in weights:
+            smooth = np.ascontiguousarray(weigh_rows(smooth, first, shares).transpose(1, 0, 2))
+        rest = binned.coarse - smooth
+        # Of the median, which bouts of activity hardly move.
+        spread = 1.4826 * np.median(np.abs(rest), axis=2, keepdims=True)
+        held = smooth + np.clip(rest, -MOST_SPREAD * spread, MOST_SPREAD * spread)
+    return held
 
 
 def local_weights(length: int, scale: float) -> tuple[NDArray[np.int64], Float32]:
