@@ -31,6 +31,10 @@ from sensorium_pipeline.submissions.control_groups import ControlGroup
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, run_isolated
 
 INSTALL_ADVICE = "Install bubblewrap and util-linux (Debian: apt-get install bubblewrap util-linux)"
+NAMESPACE_ADVICE = (
+    "An ordinary user needs user namespaces: see user.max_user_namespaces, on Debian kernel.unprivileged_userns_clone and on Ubuntu "
+    "kernel.apparmor_restrict_unprivileged_userns of sysctl, and the container's own rules; or start it as root"
+)
 logger = logging.getLogger("distributed.worker")
 PROBE_LIMITS = Limits(wall_seconds=20.0, memory_bytes=512 * 1024**2, processes=16)
 
@@ -107,7 +111,7 @@ def probe_isolation() -> Isolation:
     memory_cap = "control group" if group.limits_memory else "watched"
     process_cap = "control group" if group.limits_processes else "processes of the user"
     group.remove()
-    missing = [name for name in ("bwrap", "setpriv", "prlimit") if shutil.which(name) is None]
+    missing = _missing()
     if sys.platform != "linux" or missing:
         reasons.append(f"{', '.join(missing)} not found" if missing else "not a Linux machine")
         return Isolation(IsolationTier.REFUSE, tuple(reasons), memory_cap, process_cap)
@@ -139,9 +143,15 @@ def require_isolation(lowest: IsolationTier = IsolationTier.NO_USER_NAMESPACE) -
     tiers = list(IsolationTier)  # best first
     if tiers.index(isolation.tier) > min(tiers.index(lowest), tiers.index(IsolationTier.NO_USER_NAMESPACE)):
         raise IsolationError(
-            f"strangers' code is refused on this machine: {'; '.join(isolation.reasons)}", where="isolation", advice=INSTALL_ADVICE
+            f"strangers' code is refused on this machine: {'; '.join(isolation.reasons)}",
+            where="isolation",
+            advice=INSTALL_ADVICE if _missing() else NAMESPACE_ADVICE,
         )
     return isolation.tier
+
+
+def _missing() -> list[str]:
+    return [name for name in ("bwrap", "setpriv", "prlimit") if shutil.which(name) is None]
 
 
 def _try(tier: IsolationTier) -> str | None:

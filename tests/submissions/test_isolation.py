@@ -43,7 +43,7 @@ def test_a_tier_below_the_required_one_is_refused(
     monkeypatch.setattr(isolation, "probe_isolation", lambda: isolation.Isolation(NO_NAMESPACE, reasons, "", ""))
     assert require_isolation() is NO_NAMESPACE
     folder = write_submission(tmp_path / "submission", GOOD)
-    with pytest.raises(IsolationError, match="forbidden here"):
+    with pytest.raises(IsolationError, match=r"forbidden here.*user\.max_user_namespaces"):
         run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL, lowest_tier=IsolationTier.USER_NAMESPACE)
 
 
