@@ -15,6 +15,8 @@ SPEED_WINDOW = 0.1
 
 _TOLERANCE = 0.02
 _CAMERA_TOLERANCE = 0.01
+_CLOCKS_APART = 0.01
+"""Part by which two clocks may differ in speed; quartz differs by a hundredth of that."""
 
 
 def read_treadmill(path: Path, session: str, sync: SyncFile, zero: float) -> Treadmill:
@@ -37,6 +39,8 @@ def read_treadmill(path: Path, session: str, sync: SyncFile, zero: float) -> Tre
     if not np.isfinite(position).all():
         raise InputError("position has values that are not numbers", where=path, advice="Export the file again from the device.")
     time = unwrap_counter(counter, where=f"{path}, counter")
+    if not time[-1] > time[0]:
+        raise InputError("counter stands still", where=path, advice="Export the file again from the device.")
     pulses = unwrap_counter(pulse_counter, where=f"{path}, pulse_counter")
     if len(pulses):  # both from the first sample on
         pulses = pulses + counter_difference(int(counter[0]), int(pulse_counter[0]))
@@ -76,8 +80,17 @@ def read_pupil(path: Path, session: str, sync: SyncFile, zero: float) -> Pupil:
             advice="Take the eye camera's table of this session.",
         )
     time = pulses[frame]
-    fitted = np.polyval(np.polyfit(columns["time"] - columns["time"][0], time, 1), columns["time"] - columns["time"][0])
-    if (apart := float(np.quantile(np.abs(fitted - time), 0.95))) > _CAMERA_TOLERANCE:
+    own = columns["time"] - columns["time"][0]
+    if not (np.diff(own) >= 0).all() or own[-1] == 0:
+        raise InputError("time: stamps are not ascending", where=path, advice="Export the table again.")
+    rate, offset = np.polyfit(own, time, 1)
+    if abs(rate - 1) > _CLOCKS_APART:
+        raise InputError(
+            f"time: its {own[-1]:.1f} s are {time[-1] - time[0]:.1f} s by the pulses in {sync.path.name}, digital/eye_camera",
+            where=path,
+            advice="Take the eye camera's table of this session, with times in seconds.",
+        )
+    if (apart := float(np.quantile(np.abs(rate * own + offset - time), 0.95))) > _CAMERA_TOLERANCE:
         raise InputError(
             f"time: the camera's clock is up to {apart:.3f} s from its pulses in {sync.path.name}, digital/eye_camera",
             where=path,

@@ -43,6 +43,9 @@ SYNC = "sync.h5"
 TREADMILL = "treadmill.h5"
 EYE = "eye.csv"
 
+FASTEST_MOUSE = 200.0
+"""cm/s; what is faster is the device, not the mouse."""
+
 
 class _SessionTable(BaseModel):
     model_config = ConfigDict(extra="ignore")
@@ -104,6 +107,8 @@ def open_session(path: Path) -> RawSession:
         if times[0] > 0 or times[-1] < frame_times[-1]:
             warnings.append(f"{name} covers {times[0]:.1f} to {times[-1]:.1f} s of a recording of {end:.1f} s")
     _check_finished(scan_files, sizes)
+    if (fastest := float(np.abs(treadmill.speed).max())) > FASTEST_MOUSE:
+        warnings.append(f"{TREADMILL} says that the mouse ran at {fastest:.0f} cm/s")
     lost = float(np.isnan(pupil.dilation).mean())
     if lost > 0.2:
         warnings.append(f"the pupil is lost in {lost:.0%} of the eye camera's frames")

@@ -112,6 +112,8 @@ def read_presentations(
         )
     if unseen:
         warnings.append(f"the photodiode missed {unseen} of {len(onset)} onsets, which are taken from the stimulus machine's clock")
+    if (unlisted := int(((rising > zero) & (rising < zero + end)).sum()) - len(joined.ours)) > 0:
+        warnings.append(f"the photodiode shows {unlisted} presentations that {path.name} does not list")
     seen_onset[joined.theirs] = rising[joined.ours]
     seen_offset = _first_after(falling, seen_onset, seen_offset)
     lasting = seen_offset - seen_onset

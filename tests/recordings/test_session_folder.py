@@ -48,6 +48,20 @@ def shift_onset(raw: Path, row: int, seconds: float) -> None:
     path.write_text("\n".join(lines))
 
 
+def samples(raw: Path) -> int:
+    with h5py.File(raw / "treadmill.h5") as file:
+        return len(file["position"])
+
+
+def camera_times(raw: Path, change: Callable[[float], float]) -> None:
+    """Change the eye camera's own time stamps."""
+    lines = (raw / "eye.csv").read_text().splitlines()
+    for index in range(2, len(lines)):
+        frame, time, rest = lines[index].split(",", 2)
+        lines[index] = f"{frame},{change(float(time))},{rest}"
+    (raw / "eye.csv").write_text("\n".join(lines))
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     # what is done to the session: (how, file named, message)
     "no session.toml": (lambda raw: (raw / "session.toml").unlink(), "session.toml", "is missing"),
@@ -111,6 +125,26 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "sync of another session": (lambda raw: change(raw / "sync.h5", "session", "7-2-6"), "sync.h5", "belongs to session 7-2-6"),
     "sample rate": (lambda raw: change(raw / "sync.h5", "sample_rate", 9000.0), "sync.h5", "frame_clock runs for"),
+    "no samples of the photodiode": (
+        lambda raw: change(raw / "sync.h5", "analog/photodiode", np.zeros(0, np.int16)),
+        "sync.h5",
+        "photodiode has no samples",
+    ),
+    "treadmill counter stands still": (
+        lambda raw: change(raw / "treadmill.h5", "counter", np.full(samples(raw), 7, np.uint32)),
+        "treadmill.h5",
+        "counter stands still",
+    ),
+    "eye camera's clock stands still": (
+        lambda raw: camera_times(raw, lambda _: 5.0),
+        "eye.csv",
+        "stamps are not ascending",
+    ),
+    "eye camera's clock in milliseconds": (
+        lambda raw: camera_times(raw, lambda time: 1000 * time),
+        "eye.csv",
+        r"s are .* s by the pulses",
+    ),
     "no treadmill": (lambda raw: (raw / "treadmill.h5").unlink(), "treadmill.h5", "is missing"),
     "treadmill names another session": (
         lambda raw: change(raw / "treadmill.h5", "session", "8-1-1"),
@@ -217,6 +251,17 @@ def test_a_photodiode_that_missed_an_image(damaged: Callable[[], Path], small_se
         signal[int(start) : int(stop)] = 300
     with pytest.raises(InputError, match="does not show 1 of"):  # one of twenty-odd is more than 2 %
         open_session(raw)
+
+
+def test_what_is_odd_but_no_error(damaged: Callable[[], Path]) -> None:
+    raw = damaged()
+    lines = (raw / "stimulus/presentations.csv").read_text().splitlines()
+    (raw / "stimulus/presentations.csv").write_text("\n".join(lines[:-3]))
+    with h5py.File(raw / "treadmill.h5", "a") as file:
+        file["position"][100:] += 10**6
+    warnings = open_session(raw).warnings
+    assert "the photodiode shows 3 presentations that presentations.csv does not list" in warnings
+    assert any("says that the mouse ran at" in warning for warning in warnings)
 
 
 def test_images_in_any_order(damaged: Callable[[], Path], small_session: Path) -> None:
