@@ -13,9 +13,9 @@ class SensoriumError(Exception):
     """Base of the taxonomy; never raised itself.
 
     Args:
-        problem: what happened, a short sentence without a final stop.
+        problem: what happened, a short sentence; it is kept without a final stop.
         where: the file, field, session or submission it happened to.
-        advice: what the one at fault should do next.
+        advice: what the one at fault should do next; it is kept with a final stop.
     """
 
     fault: ClassVar[Fault] = "platform"
@@ -23,10 +23,10 @@ class SensoriumError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, problem: str, *, where: object = "", advice: str = "") -> None:
-        self.problem = problem
+        self.problem = problem.rstrip(". ")
         self.where = str(where)
-        self.advice = advice
-        super().__init__(problem, self.where, advice)
+        self.advice = advice if not advice or advice.endswith((".", "!", "?")) else f"{advice}."
+        super().__init__(self.problem, self.where, self.advice)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.problem}" if self.where else self.problem

@@ -199,7 +199,7 @@ def _without_own_words(outcome: RunOutcome, out: Path) -> RunOutcome:
         fault=failure.fault,
         problem="it failed in the real run, after a smoke run on visible trials",
         where=known,
-        advice="What it said is for the organisers, as images of hidden tiers were in its reach; `sensorium check` shows everything",
+        advice="What it said is for the organisers, as images of hidden tiers were in its reach; `sensorium check` shows everything.",
     )
     return outcome.model_copy(update={"failure": shown})
 
