@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from sensorium_pipeline.errors import PlatformError, ResourceLimitError, SubmissionError
+from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
 from sensorium_pipeline.submissions.package import submission_files
 from sensorium_pipeline.submissions.sandbox import Limits, Outcome
-from sensorium_pipeline.submissions.transfer import Epoch, ResultReader
+from sensorium_pipeline.submissions.transfer import Epoch, ReportedError, ResultReader
 
 NO_THREAD = "can't start new thread"
 """What Python says where the kernel refuses one."""
@@ -111,7 +111,15 @@ def why_it_failed(outcome: Outcome, reader: ResultReader, limits: Limits) -> Sub
         )
     if (reported.kind == "BlockingIOError" and reported.number == errno.EAGAIN) or reported.message == NO_THREAD:
         return processes
-    return SubmissionError(f"{reported.kind}: {reported.message}".rstrip(": "), where=reported.place or where, advice=reported.advice)
+    return as_reported(reported)
+
+
+def as_reported(reported: ReportedError) -> SubmissionError:
+    """An error in the words of the submission; one of our own classes says itself what happened to which file."""
+    ours = any(reported.kind == kind.__name__ for kind in (InputError, SubmissionError, ResourceLimitError))
+    words = reported.message if ours and reported.message else f"{reported.kind}: {reported.message}".rstrip(": ")
+    where = reported.place or ("" if ours else "sandbox")
+    return SubmissionError(words, where=where, advice=reported.advice)
 
 
 def describe_failure(error: SubmissionError | ResourceLimitError, *, own_words: bool = False) -> Failure:

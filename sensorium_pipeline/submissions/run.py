@@ -18,7 +18,15 @@ from sensorium_pipeline.progress import ProgressCallback, silent
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
-from sensorium_pipeline.submissions.outcome import PLAIN_PROBLEM, RunOutcome, describe_failure, failed_before, true_place, why_it_failed
+from sensorium_pipeline.submissions.outcome import (
+    PLAIN_PROBLEM,
+    RunOutcome,
+    as_reported,
+    describe_failure,
+    failed_before,
+    true_place,
+    why_it_failed,
+)
 from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, never, run_isolated
@@ -287,7 +295,7 @@ class _Sandboxed:
         if reader.error is not None:
             reader.error = replace(reader.error, place=true_place(reader.error.place, copy))
         failed = why_it_failed(outcome, reader, limits)
-        own_words = failed is not None and reader.error is not None and reader.error.message in failed.problem
+        own_words = failed is not None and reader.error is not None and failed.problem == as_reported(reader.error).problem
         held = f"{tier}, memory watched" if outcome.memory_watched else str(tier)
         return _Run(outcome, reader, held, energy(), failed, own_words)
 

@@ -66,7 +66,7 @@ LEAKING = MEAN_RESPONSE.replace(
     "def predict(self, session, inputs):",
     """def predict(self, session, inputs):
             if not self.smoke_run:
-                raise RuntimeError("pixels of a hidden zebra " + str(inputs.images.ravel()[:9]))""",
+                raise RuntimeError("pixels of a hidden zebra " + str(inputs.images.ravel()[:9]) + ":.")""",
 ).replace("self.mean = {}", "self.mean, self.smoke_run = {}, context.smoke_run")
 
 FAILURES = {

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.check import WholeRelease, check_submission, estimated_cost
-from sensorium_pipeline.submissions.outcome import RunOutcome
+from sensorium_pipeline.submissions.outcome import RunOutcome, as_reported
 from sensorium_pipeline.submissions.package import Submission, new_submission
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
 from sensorium_pipeline.submissions.run import RUNNER, predict_images, run_submission
 from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import StagedSession, load_staged, stage_sessions
+from sensorium_pipeline.submissions.transfer import ReportedError
 
 
 def wanted(session: StagedSession, images: np.ndarray) -> np.ndarray:
@@ -125,6 +127,19 @@ def test_own_error_names_the_line(run: Run, tmp_path: Path) -> None:
     assert outcome.failure.where == "model.py, line 3, in build"
     # What it printed, the traceback too, is kept for organisers.
     assert "Traceback" in (tmp_path / "out" / "console.txt").read_text()
+
+
+@pytest.mark.parametrize("end", [".", ": ", "... "])
+def test_words_of_a_submission_are_known_as_such_however_they_end(run: Run, end: str) -> None:
+    failure = run(f"def build(context):\n    raise ValueError('all pixels{end}')\n").failure
+    assert failure is not None
+    assert failure.own_words
+
+
+def test_an_error_of_our_own_code_names_the_file_and_not_itself() -> None:
+    reported = ReportedError("InputError", "weights.pth: is no checkpoint", "", None, "Send another")
+    assert str(as_reported(reported)) == "weights.pth: is no checkpoint. Send another."
+    assert str(as_reported(replace(reported, kind="ValueError", message="x", advice=""))) == "sandbox: ValueError: x"
 
 
 def test_wrong_returns_are_explained(run: Run) -> None:
