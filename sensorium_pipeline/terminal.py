@@ -6,17 +6,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from sensorium_pipeline.progress import Pace, Progress, ProgressCallback
 
-console = Console(soft_wrap=True)
-messages = Console(stderr=True, soft_wrap=True)
+
+class PlainConsole(Console):
+    """Shows every text as it is: names and reasons may be strangers', so nothing in them is markup or reaches the terminal as a command."""
+
+    def render_str(self, text: str, **named: Any) -> Text:  # type: ignore[override]
+        """The text with control characters, and those that turn the direction of writing, replaced."""
+        return super().render_str(_harmless(text), **{**named, "markup": False, "emoji": False})
+
+
+console = PlainConsole(soft_wrap=True)
+messages = PlainConsole(stderr=True, soft_wrap=True)
 
 LINE_SECONDS = 10.0
 """Between two lines about one stage, where there is no terminal to draw a bar in."""
@@ -30,12 +41,12 @@ def progress_bars() -> Iterator[ProgressCallback]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
     with Bars(*columns, console=messages, transient=False) as bars:
         yield _Bars(bars)
@@ -79,6 +90,11 @@ class _Lines:
                 print(self._pace.describe(progress), file=sys.stderr, flush=True)
 
 
+def emphasised(text: str, style: str = "bold") -> Text:
+    """A text to be printed in another style."""
+    return Text(_harmless(text), style)
+
+
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:
     """Print records as JSON on the output stream, and nothing else."""
     if isinstance(value, BaseModel):
@@ -100,5 +116,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    target = console if console.is_terminal else Console(width=220)
+    target = console if console.is_terminal else PlainConsole(width=220)
     target.print(table)
+
+
+def _harmless(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)

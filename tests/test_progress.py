@@ -71,3 +71,12 @@ def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], mo
     assert lines[1].startswith("motion 2/4 frames, ")
     assert lines[1].endswith(" left")
     assert lines[2:] == ["motion: done (812 frames/s)", "cells: done"]
+
+
+def test_names_of_strangers_are_neither_markup_nor_commands_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[/red] [link=https://evil.example]a[/] :smile: \x1b]0;title\x07\x1b[2J\u202e<b>"
+    shown = "[/red] [link=https://evil.example]a[/] :smile: �]0;title��[2J�<b>"
+    terminal.print_table("Inbox", ("what",), [(name,)])
+    terminal.console.print(f"{name} is submitted")
+    terminal.console.print(terminal.emphasised(name))
+    assert capsys.readouterr().out.count(shown) == 3

@@ -20,7 +20,7 @@ import typer
 
 from sensorium_pipeline.cli import benchmark, recordings, services, sessions, submissions, teams
 from sensorium_pipeline.errors import SensoriumError
-from sensorium_pipeline.terminal import messages
+from sensorium_pipeline.terminal import emphasised, messages
 
 app = typer.Typer(
     name="sensorium",
@@ -60,14 +60,14 @@ def main() -> None:
         # Typer ends wrong usage with 2, which means the platform here.
         sys.exit(USER if end.code == WRONG_USAGE else end.code)
     except SensoriumError as error:
-        messages.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False)
+        messages.print(emphasised("error", "bold red"), str(error), highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         messages.print("interrupted; what was finished is kept, run the same command again to go on")
         sys.exit(INTERRUPTED)
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        messages.print(f"[bold red]internal error[/] {_escaped(text)}", highlight=False)
+        messages.print(emphasised("internal error", "bold red"), text, highlight=False)
         # Kept at once, since what happens once under load may not happen again.
         with tempfile.NamedTemporaryFile("w", prefix="sensorium-error-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
@@ -81,7 +81,3 @@ def main() -> None:
 def _terminate(signal_number: int, frame: object) -> None:
     """Being told to end ends like Ctrl-C, so that the servers started for this command are stopped."""
     raise KeyboardInterrupt
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

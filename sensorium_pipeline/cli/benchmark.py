@@ -7,7 +7,7 @@ import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, settings_of, workspace_of
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.terminal import console, print_json, print_table
+from sensorium_pipeline.terminal import console, emphasised, print_json, print_table
 
 if TYPE_CHECKING:
     from sensorium_pipeline.rankings.explain import Explanation
@@ -147,13 +147,15 @@ def explain(
     if json:
         print_json(explanation)
         return
-    console.print(f"[bold]{explanation.team}/{explanation.model}[/] {explanation.status} {explanation.reason}".rstrip())
+    console.print(
+        emphasised(f"{explanation.team}/{explanation.model}"), f"{explanation.status} {explanation.reason}".rstrip(), highlight=False
+    )
     console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}")
     if taken := taken_by(explanation):
         console.print(taken, highlight=False)
     for origin in explanation.numbers:
         value = "undefined" if origin.value is None else f"{origin.value:.6f}"
-        console.print(f"{origin.number}: [bold]{value}[/]", highlight=False)
+        console.print(f"{origin.number}:", emphasised(value), highlight=False)
         console.print(f"  {origin.how}", highlight=False)
         for what, digests in origin.digests.items():
             console.print(f"  {what}: {', '.join(digests)}", highlight=False)

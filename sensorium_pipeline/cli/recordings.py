@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of
-from sensorium_pipeline.terminal import console, print_json, progress_bars
+from sensorium_pipeline.terminal import console, emphasised, print_json, progress_bars
 
 PANEL = "Recordings"
 
@@ -83,7 +83,7 @@ def inspect(raw: RawFolder, json: Json = False) -> None:
         return
     for name, value in summary.model_dump().items():
         if shown := _shown(value):
-            console.print(f"[bold]{name.replace('_', ' ')}[/]: {shown}", highlight=False)
+            console.print(emphasised(f"{name.replace('_', ' ')}:"), shown, highlight=False)
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, workspace_of
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.terminal import console, print_json, print_table, progress_bars
+from sensorium_pipeline.terminal import console, emphasised, print_json, print_table, progress_bars
 
 PANEL = "Sessions and releases"
 State = Literal["open", "closed"]
@@ -47,7 +47,7 @@ def show(session: Annotated[str, typer.Argument(help="Name of the session.")], r
         print_json(summary)
         return
     trials = ", ".join(f"{count} {tier}" for tier, count in summary.session.trials.items())
-    console.print(f"[bold]{summary.session.name}[/]: {summary.session.role}, tracks {', '.join(summary.tracks)}", highlight=False)
+    console.print(emphasised(f"{summary.session.name}:"), f"{summary.session.role}, tracks {', '.join(summary.tracks)}", highlight=False)
     console.print(f"{summary.session.neurons} neurons; trials {trials}; {summary.images} images {summary.image_shape}", highlight=False)
     console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
     url = dataset_url(workspace.open, summary.session.open_digest)
