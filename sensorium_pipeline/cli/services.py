@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from sensorium_pipeline.cli.common import Json, Root, flows_ready, settings_of, workspace_of
-from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.terminal import console, print_json, progress_bars
 
 PANEL = "Run"
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL)(up)
     app.command(rich_help_panel=PANEL)(down)
     app.command("collect-garbage", rich_help_panel=PANEL)(collect_garbage)
+    app.command(rich_help_panel=PANEL)(verify)
 
 
 def demo(
@@ -85,6 +87,35 @@ def collect_garbage(
         left = f", {len(report.too_young)} too young to tell" if report.too_young else ""
         freed = f"{report.freed_bytes / 1e6:.1f} MB in {len(report.removed)} pieces {'would be ' if dry_run else ''}removed"
         console.print(f"{name}: {freed}{left}", highlight=False)
+
+
+def verify(root: Root = None, json: Json = False) -> None:
+    """Read everything that is stored and compare it with its digests, as after a damaged disk; exit code 2 where something differs."""
+    from sensorium_pipeline.storage import list_datasets, verify_dataset
+
+    workspace = workspace_of(root)
+    counts: dict[str, int] = {}
+    damaged: list[str] = []
+    with progress_bars() as show:
+        for store in (workspace.lab, workspace.open, workspace.sealed, workspace.inbox):
+            digests = list_datasets(store)
+            counts[store.name] = len(digests)
+            for number, digest in enumerate(digests):
+                show(Progress(f"verify {store.name}", number, len(digests)))
+                try:
+                    verify_dataset(store, digest)
+                except PlatformError as error:
+                    damaged.append(str(error))
+            show(Progress(f"verify {store.name}", len(digests), len(digests)))
+    if json:
+        print_json({"datasets": counts, "damaged": damaged})
+    else:
+        for line in damaged:
+            console.print(line, highlight=False, markup=False)
+        if not damaged:
+            console.print("All is as it was written: " + ", ".join(f"{count} datasets in {name}" for name, count in counts.items()))
+    if damaged:
+        raise PlatformError(f"{len(damaged)} of {sum(counts.values())} datasets are damaged", where=workspace.url)
 
 
 def _deployments() -> Path:

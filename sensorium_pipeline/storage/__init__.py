@@ -5,6 +5,7 @@ from sensorium_pipeline.storage.collection import CollectionReport, collect_garb
 from sensorium_pipeline.storage.datasets import (
     dataset_url,
     download_files,
+    list_datasets,
     list_files,
     open_dataset,
     read_file,
@@ -38,6 +39,7 @@ __all__ = [
     "digest_of_bytes",
     "digest_of_file",
     "download_files",
+    "list_datasets",
     "list_files",
     "open_dataset",
     "open_workspace",

@@ -10,7 +10,7 @@ from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.storage.backend import MissingObjectError
 from sensorium_pipeline.storage.digests import READ_BYTES, digest_of, digest_of_bytes, digest_of_file
-from sensorium_pipeline.storage.manifests import DatasetReference, FileEntry, Manifest, manifest_path, read_manifest
+from sensorium_pipeline.storage.manifests import MANIFESTS, DatasetReference, FileEntry, Manifest, manifest_path, read_manifest
 from sensorium_pipeline.storage.staging import digest_entries, stage
 from sensorium_pipeline.storage.store import Store
 
@@ -159,6 +159,11 @@ def verify_dataset(store: Store, digest: str, *, progress: ProgressCallback = si
         raise PlatformError(
             "the object belongs to no dataset", where=f"{store.url}/{prefix}/{path}", advice="Find out who wrote it; remove it"
         )
+
+
+def list_datasets(store: Store) -> list[str]:
+    """Digests of all datasets of a store."""
+    return [name.removesuffix(".json") for name in store.list(MANIFESTS)]
 
 
 def _download(store: Store, path: str, entry: FileEntry, target: Path) -> None:

@@ -206,3 +206,20 @@ def test_evaluate_with_services_of_its_own(changeable: World, tmp_path) -> None:
     assert parsed(again)["evaluated"] == []
     assert "filer/sensorium/1" in parsed(again)["known"]
     assert "Traceback" not in said.error
+
+
+def test_verify_finds_the_object_that_a_disk_has_damaged(sensorium, world: World, tmp_path) -> None:
+    copied = world.copy(tmp_path)
+    sound = parsed(sensorium("verify", "--root", copied.root, "--json"))
+    assert sound["damaged"] == []
+    assert sound["datasets"]["open"] >= len((OPEN, SENSORIUM, SENSORIUM_PLUS))
+    files = [path for path in (Path(copied.root) / "sealed" / "data").rglob("*") if path.is_file()]
+    victim = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(content)
+    said = sensorium("verify", "--root", copied.root)
+    assert said.code == 2
+    assert str(victim.relative_to(copied.root)) in "".join(said.out.split())
+    assert "1 of" in said.error
