@@ -9,7 +9,7 @@ store's `intake/`, made once and never changed. Evaluation and tables read decis
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sensorium_pipeline.errors import PlatformError, SubmissionError
 from sensorium_pipeline.storage import MissingObjectError, Series, Store, Workspace, download_files, list_files
 from sensorium_pipeline.storage.series import open_envelope
-from sensorium_pipeline.submissions.package import MOST_BYTES, MOST_FILES, TRACKS, Track
+from sensorium_pipeline.submissions.package import MOST_BYTES, MOST_FILES, TRACKS, Track, is_plain_name
 from sensorium_pipeline.submissions.teams import TEAM
 
 SUBMISSIONS: Final = "submissions"
@@ -276,10 +276,14 @@ def check_files(workspace: Workspace, digest: str) -> dict[str, int]:
         SubmissionError: too many, too large, or of names that would lead out of a folder.
     """
     files = list_files(workspace.inbox, digest)
+    names = {entry.path for entry in files}
     for entry in files:
-        if entry.size < 0 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in entry.path.split("/")):
+        above = {str(folder) for folder in PurePosixPath(entry.path).parents}
+        if entry.size < 0 or not is_plain_name(entry.path) or above & names:
             raise SubmissionError(f"{entry.path[:80]!a} is no name of a file", where=digest[:12], advice="Use plain relative names")
     size = sum(entry.size for entry in files)
+    if len(names) < len(files):
+        raise SubmissionError("a file is listed twice", where=digest[:12], advice="List each once")
     if len(files) > MOST_FILES or size > MOST_BYTES:
         advice = f"{MOST_FILES} files and {MOST_BYTES // 1024**2} MB are the limits"
         raise SubmissionError(f"{len(files)} files of {size // 1024**2} MB are too much", where=digest[:12], advice=advice)

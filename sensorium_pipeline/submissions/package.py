@@ -23,6 +23,7 @@ MOST_FILES = 1000
 MOST_BYTES = 1024**3
 MOST_DESCRIPTION_BYTES = 64 * 1024
 MOST_SOURCE_BYTES = 1_000_000
+LONGEST_NAME = 200
 ENTRY_POINT = re.compile(r"([A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 STAR_IMPORT = re.compile(rb"\bimport\s*\*")
 OWN_MODELS = ("sensorium_pipeline.submissions.baseline", "sensorium_pipeline.submissions.checkpoint_2022")
@@ -136,18 +137,21 @@ def submission_files(folder: Path) -> dict[str, os.stat_result]:
     """The files of a submission: relative path -> status; hidden files and `__pycache__` are left out.
 
     Raises:
-        SubmissionError: no such folder, a link or special file in it, too many files, or too many bytes.
+        SubmissionError: no such folder, a link or special file in it, something unreadable, a name that not every system can hold or show,
+            too many files, or too many bytes.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise SubmissionError("no such folder", where=folder, advice="Give the folder that holds submission.toml")
     files: dict[str, os.stat_result] = {}
     size = 0
-    for path in _walk(folder):
+    for path in _walk(folder, folder):
         status = path.lstat()
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(status.st_mode):
             kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
             raise SubmissionError(f"it is {kind}", where=path, advice="Put the file itself into the folder")
+        if not os.access(path, os.R_OK):
+            raise SubmissionError("it cannot be read", where=path, advice="Change its permissions, or leave it out")
         files[name] = status
         size += status.st_size
         if len(files) > MOST_FILES:
@@ -155,6 +159,12 @@ def submission_files(folder: Path) -> dict[str, os.stat_result]:
         if size > MOST_BYTES:
             raise SubmissionError(f"more than {MOST_BYTES // 1024**2} MB", where=folder, advice=f"The largest so far is {_largest(files)}")
     return files
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a relative path can be written and shown everywhere: printable, not too long, and not leading out of its folder."""
+    parts = name.split("/")
+    return name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def copy_submission(folder: Path, target: Path) -> None:
@@ -200,13 +210,21 @@ def new_submission(folder: Path, template: str) -> None:
             (folder / path.name.removesuffix(".template")).write_bytes(path.read_bytes())
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+def _walk(folder: Path, whole: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise SubmissionError(f"it cannot be read ({error.strerror})", where=folder, advice="Change its permissions") from error
+    for entry in entries:
         if entry.name.startswith(".") or entry.name == "__pycache__":
             continue
         path = Path(entry.path)
+        # Looked at before going deeper, so it also ends folders in folders without end.
+        if not is_plain_name(path.relative_to(whole).as_posix()):
+            advice = f"Use printable characters, and {LONGEST_NAME} bytes at most with the folders above"
+            raise SubmissionError(f"{entry.name[:80]!a} is no name of a file", where=folder, advice=advice)
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(path)
+            yield from _walk(path, whole)
         else:
             yield path
 

@@ -154,6 +154,22 @@ def test_size_and_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load_submission(folder)
 
 
+@pytest.mark.parametrize("name", ["a\nb.py", "\x1b]0;owned\x07.py", "\u202eyp.exe", "x" * 201, os.fsdecode(b"\xff.npy")], ids=ascii)
+def test_names_that_no_terminal_should_show(tmp_path: Path, name: str) -> None:
+    folder = write_submission(tmp_path / "submission", BUILD)
+    (folder / name).touch()
+    with pytest.raises(SubmissionError, match="is no name of a file") as raised:
+        load_submission(folder)
+    assert str(raised.value).isprintable()
+
+
+def test_folders_in_folders_without_end(tmp_path: Path) -> None:
+    folder = write_submission(tmp_path / "submission", BUILD)
+    (folder / Path(*"a" * 300)).mkdir(parents=True)
+    with pytest.raises(SubmissionError, match="is no name of a file"):
+        load_submission(folder)
+
+
 def test_hidden_files_stay_at_home(tmp_path: Path) -> None:
     folder = write_submission(tmp_path / "submission", BUILD)
     (folder / ".git").mkdir()
