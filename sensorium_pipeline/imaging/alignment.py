@@ -18,9 +18,9 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from sensorium_pipeline.imaging.displaced_frames import gauss_newton
 from sensorium_pipeline.imaging.displacement_smoothing import EvidenceModes
-from sensorium_pipeline.imaging.gauss_newton import gauss_newton
-from sensorium_pipeline.imaging.interpolation import bin_frame, pearson
+from sensorium_pipeline.imaging.frame_sums import bin_frame, pearson
 from sensorium_pipeline.imaging.spectrum import Spectrum, radial_frequency, taper_window
 
 Float32 = NDArray[np.float32]

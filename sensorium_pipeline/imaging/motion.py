@@ -23,9 +23,10 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.alignment import Aligner, begin, share
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie, CorrectedMovieWriter
 from sensorium_pipeline.imaging.depth_drift import DepthDrift, DepthDriftRecorder
+from sensorium_pipeline.imaging.displaced_frames import PADDING, correct_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.displacement_fields import block_centres, mean_over_field
 from sensorium_pipeline.imaging.displacement_smoothing import REACH, DisplacementSmoother
-from sensorium_pipeline.imaging.interpolation import PADDING, bin_frame, correct_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.frame_sums import bin_frame, pearson
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
 from sensorium_pipeline.imaging.raster_phase import certain_raster_phase, estimate_raster_phase
@@ -304,16 +305,15 @@ class _Correction:
             self.fields[start:stop] = self.faint.fields[start:stop] * self.factor
 
         def work(span: range) -> None:
-            padded = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32)
+            padded, sums = np.empty((height + 2 * PADDING, width + 2 * PADDING), np.float32), np.empty(6)
             for n in span:
                 if self.reason[start + n] == NOT_FINITE:
                     moved[n] = np.rint(self.image) if self.dtype.kind == "i" else self.image
                     continue
                 prepare_frame(raw[n], self.raster_phase, padded)
                 offset = padded[::16, ::16].mean()
-                self.correlation[start + n] = correct_frame(
-                    padded, self.fields[start + n], offset, self.centred, self.dtype.kind == "i", moved[n]
-                )
+                correct_frame(padded, self.fields[start + n], offset, self.centred, self.dtype.kind == "i", moved[n], sums)
+                self.correlation[start + n] = pearson(sums)
 
         return begin(work, len(raw), self.pool, self.threads)
 

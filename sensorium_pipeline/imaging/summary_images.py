@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.alignment import share
-from sensorium_pipeline.imaging.interpolation import accumulate
+from sensorium_pipeline.imaging.frame_sums import accumulate
 
 Float32 = NDArray[np.float32]
 Frames = NDArray[Any]

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.imaging.alignment import Aligner, Alignments, lowest_plausible, share
-from sensorium_pipeline.imaging.interpolation import PADDING, add_windows, bin_frame, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.displaced_frames import PADDING, prepare_frame, warp_frame
+from sensorium_pipeline.imaging.frame_sums import add_windows, bin_frame
 from sensorium_pipeline.imaging.spectrum import Spectrum
 
 Float32 = NDArray[np.float32]
