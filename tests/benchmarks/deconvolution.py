@@ -3,14 +3,13 @@
     python tests/benchmarks/deconvolution.py [FOLDER] [--spikefinder FOLDER] [--rates HZ ...] [--oasis PYTHON] [--suite2p PYTHON]
 
 FOLDER holds one folder of .mat files (simultaneous calcium imaging and electrophysiology, the Cascade collection's format) a data set; its
-checkout has 27 of them in Ground_truth. The folder of spikefinder holds N.train.calcium.csv and N.train.spikes.csv at 100 Hz.
-Traces are brought to about each of the rates by averaging neighbouring frames; a frame's time is its middle. Slower recordings keep
-their rate, and are left out where more than 30 Hz are asked for. For each cell: correlation of activity and spike counts in 500 ms bins, and
-frame by frame after a Gaussian of 50 ms, or 0.4 frames where these are longer. Recordings of one cell are deconvolved one by one and joined.
-Beside it, the same for the activity moved by those frames, up to 100 ms, that agree best, which shows what timing alone brings. A cell that
-never fired counts as 0 with every method.
-What is fixed in the method was chosen on simulated traces with DS09, DS14, DS16 and the odd-numbered data sets in view: these are no
-untouched test of the method. Means are printed over all sets of FOLDER and over the others.
+checkout has 27 of them in Ground_truth. The folder of spikefinder holds N.train.calcium.csv and N.train.spikes.csv at 100 Hz. Traces are
+brought to about each of the rates by averaging neighbouring frames; a frame's time is its middle. Slower recordings keep their rate, and
+are left out where more than 30 Hz are asked for. For each cell: correlation of activity and spike counts in 500 ms bins, and frame by frame
+after a Gaussian of 50 ms, or 0.4 frames where these are longer. Recordings of one cell are deconvolved one by one and joined. Beside it,
+the same for the activity moved by those frames, up to 100 ms, that agree best, which shows what timing alone brings. A cell that never
+fired counts as 0 with every method. What is fixed in the method was chosen on simulated traces with DS09, DS14, DS16 and the odd-numbered
+data sets in view: these are no untouched test of the method. Means are printed over all sets of FOLDER and over the others.
 
 Peers run as processes of the Python that is named, which has oasis-deconv or suite2p installed.
 """
