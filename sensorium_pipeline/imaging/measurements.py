@@ -59,6 +59,7 @@ def measure_light(movie: Movie, pairs: int = PAIRS) -> LightMeasurement:
             continue
         mean = 0.5 * (pair[0] + pair[1])
         difference = pair[1] - pair[0]
+        difference -= difference.mean(dtype=np.float64)  # light from elsewhere that comes and goes is no noise of photons
         total += mean
         squares += difference * difference
         np.maximum(highest, pair.max(0), out=highest)
@@ -104,10 +105,17 @@ def _gain_and_dark(mean: Float32, variance: Float32) -> tuple[float, float]:
     return float(gain), float(np.clip(-intercept / gain, min(darkest, 0.0), darkest))
 
 
+def steady_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope and value at zero of the line through points (n,) that a quarter of them cannot pull away (Theil 1950, Sen 1968)."""
+    first, second = np.triu_indices(len(x), 1)
+    slope = float(np.median((y[second] - y[first]) / (x[second] - x[first])))
+    return slope, float(np.median(y - slope * x))
+
+
 def _bleaching(frame: NDArray[np.float64], brightness: NDArray[np.float64], frames: int) -> float:
     if len(frame) < 3:
         return 0.0
-    slope, start = np.polyfit(frame, brightness, 1)
+    slope, start = steady_line(frame, brightness)
     return float(np.clip(-slope * (frames - 1) / start, -1, 1)) if start > 0 else 0.0
 
 

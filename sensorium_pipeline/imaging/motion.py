@@ -26,6 +26,7 @@ from sensorium_pipeline.imaging.depth_drift import DepthDrift, DepthDriftRecorde
 from sensorium_pipeline.imaging.displaced_frames import PADDING, correct_frame, prepare_frame, warp_frame
 from sensorium_pipeline.imaging.displacement_fields import block_centres, mean_over_field
 from sensorium_pipeline.imaging.displacement_smoothing import REACH, DisplacementSmoother
+from sensorium_pipeline.imaging.frame_condition import FINE, NOT_FINITE, brightest, condition, light
 from sensorium_pipeline.imaging.frame_sums import bin_frame, pearson
 from sensorium_pipeline.imaging.motion_parameters import MotionParameters
 from sensorium_pipeline.imaging.pooled_motion import PooledMotion, measure_pooled
@@ -47,9 +48,6 @@ _BINNED_FROM = 256  # px: larger frames are aligned at half resolution, which ho
 
 _SEEN = 0.95  # part of the frames that saw a pixel
 
-FINE = ""
-NOT_FINITE = "not finite"
-BLANK = "blank"
 OUT_OF_RANGE = "shift at the end of the allowed range"
 UNLIKE = "unlike the template"
 
@@ -148,6 +146,7 @@ class _Correction:
         self.factor = 2 if min(height, width) >= _BINNED_FROM else 1
         self.nodes = (max(round(height / parameters.block_size), 1) + 1, max(round(width / parameters.block_size), 1) + 1)
         self.chunk = min(int(np.clip(_CHUNK_BYTES // (height * width * 4), 8, 64)), movie.frames)
+        self.brightest = np.inf
         sample = self._sample(parameters.template_frames)
         find_phase = certain_raster_phase if bidirectional is None else estimate_raster_phase
         self.raster_phase = 0.0 if bidirectional is False else find_phase(sample.mean(0, dtype=np.float64))
@@ -210,12 +209,16 @@ class _Correction:
 
         def read(n: int) -> str:
             sample[n] = movie.read(numbers[n], numbers[n] + 1)[0]
-            return _condition(sample[n])
+            return condition(sample[n])
 
         good = np.zeros(count, bool)
-        for n, condition in enumerate(self.pool.map(read, range(count))):
-            good[n] = condition == FINE
+        for n, found in enumerate(self.pool.map(read, range(count))):
+            good[n] = found == FINE
             self.progress(Progress("template", n + 1, count))
+        if good.any():
+            lights = np.array([light(frame) for frame in sample])
+            self.brightest = brightest(lights[good], sample[good])
+            good &= lights <= self.brightest
         self.sampled = np.array(numbers)[good].tolist()
         if not good.any():
             raise InputError(
@@ -228,7 +231,7 @@ class _Correction:
     def _block(self, start: int, stop: int) -> Float32 | None:
         """Mean of the usable frames of a span at the scale of alignment."""
         raw = native(self.movie.read(start, stop))
-        usable = np.array([_condition(frame) == FINE for frame in raw])
+        usable = np.array([condition(frame, self.brightest) == FINE for frame in raw])
         return self._binned(raw[usable]).mean(0) if usable.any() else None
 
     def _binned(self, raw: Frames) -> Float32:
@@ -269,7 +272,7 @@ class _Correction:
             small = np.empty((height // self.factor, width // self.factor), np.float32)
             half = np.empty((small.shape[0] // 2, small.shape[1] // 2), np.float32)
             for n in span:
-                reason[n] = _condition(raw[n])
+                reason[n] = condition(raw[n], self.brightest)
                 if reason[n] != FINE or self.faint is not None:
                     continue
                 prepare_frame(raw[n], self.raster_phase, padded)
@@ -380,11 +383,3 @@ class _Correction:
             frames_per_second=movie.frames / max(time.perf_counter() - started, 1e-9),
         )
         return result, writer.movie
-
-
-def _condition(frame: Frames) -> str:
-    """What is wrong with a frame (y, x) before any comparison: not finite, blank or nothing."""
-    low, high = frame.min(), frame.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return NOT_FINITE
-    return BLANK if low == high else FINE

@@ -9,6 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from sensorium_pipeline.imaging.measurements import steady_line
 from sensorium_pipeline.imaging.picture_style import (
     BLUE,
     GREEN,
@@ -167,7 +168,7 @@ def draw_light(plane: PlaneMotion) -> bytes:
     time = plane.sampled_frame / plane.frame_rate
     if len(time) > 2:
         axes.plot(time, plane.brightness, ".", color=INK, markersize=3)
-        axes.plot(time, np.polyval(np.polyfit(time, plane.brightness.astype(np.float64), 1), time), color=VERMILION, linewidth=1)
+        axes.plot(time, np.polyval(steady_line(time, plane.brightness.astype(np.float64)), time), color=VERMILION, linewidth=1)
         low, high = axes.get_ylim()
         least = 0.02 * abs(float(plane.brightness.mean()))  # what changes by less need not look like much
         axes.set_ylim(low - max(least - (high - low) / 2, 0), high + max(least - (high - low) / 2, 0))
@@ -183,6 +184,7 @@ def draw_light(plane: PlaneMotion) -> bytes:
         light.plot(plane.group_mean, plane.group_variance, "o", color=BLUE, markersize=3)
         slope, offset = np.polyfit(plane.group_mean.astype(np.float64), plane.group_variance.astype(np.float64), 1)
         light.plot(plane.group_mean, slope * plane.group_mean + offset, color=VERMILION, linewidth=1)
+        light.ticklabel_format(useOffset=False)
     return png(figure)
 
 

@@ -97,6 +97,10 @@ HONEST: dict[str, tuple[Callable[[], Array], Callable[[dict[str, float]], bool]]
         lambda: spoilt(slice(60, 70), 0),
         lambda metrics: metrics["flagged_fraction"] == pytest.approx(10 / FRAMES, abs=0.01) and metrics["kept_cells"] > 0,
     ),
+    "some frames far too bright": (
+        lambda: living() + np.where(np.arange(FRAMES) % 5, 0, 2000).astype(np.int16)[:, None, None],
+        lambda metrics: metrics["flagged_fraction"] == pytest.approx(0.2, abs=0.01) and abs(metrics["bleaching"]) < 0.1,
+    ),
     "motion beyond half the field": (
         lambda: with_lapses(0.55),
         lambda metrics: metrics["flagged_fraction"] == pytest.approx(16 / FRAMES, abs=0.02) and metrics["largest_shift"] < SIDE / 2,

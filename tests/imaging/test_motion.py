@@ -10,7 +10,8 @@ import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.imaging.motion import BLANK, NOT_FINITE, OUT_OF_RANGE, UNLIKE, MotionParameters, MotionResult, correct_motion
+from sensorium_pipeline.imaging.frame_condition import BLANK, NOT_FINITE
+from sensorium_pipeline.imaging.motion import OUT_OF_RANGE, UNLIKE, MotionParameters, MotionResult, correct_motion
 from sensorium_pipeline.recordings.movie import open_movie
 
 
