@@ -21,7 +21,7 @@ from sensorium_pipeline.progress import Pace, Progress, ProgressCallback
 class PlainConsole(Console):
     """Shows every text as it is: names and reasons may be strangers', so nothing in them is markup or reaches the terminal as a command."""
 
-    def render_str(self, text: str, **named: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **named: Any) -> Text:
         """The text with control characters, and those that turn the direction of writing, replaced."""
         return super().render_str(_harmless(text), **{**named, "markup": False, "emoji": False})
 
