@@ -1,6 +1,7 @@
 """A submission as a folder: submission.toml beside Python and weights, or beside a folder of predictions."""
 
 import difflib
+import json
 import os
 import re
 import shutil
@@ -21,9 +22,11 @@ DESCRIPTION = "submission.toml"
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_FILES = 1000
 MOST_BYTES = 1024**3
-MOST_DESCRIPTION_BYTES = 64 * 1024
+MOST_DESCRIPTION_BYTES = 16 * 1024
+"""The parser of TOML takes half a minute for one dotted key of four times as many."""
 MOST_SOURCE_BYTES = 1_000_000
 LONGEST_NAME = 200
+DEEPEST = 32
 ENTRY_POINT = re.compile(r"([A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 STAR_IMPORT = re.compile(rb"\bimport\s*\*")
 OWN_MODELS = ("sensorium_pipeline.submissions.baseline", "sensorium_pipeline.submissions.checkpoint_2022")
@@ -91,6 +94,14 @@ class Submission(BaseModel):
             raise ValueError("name each seed once")
         return seeds
 
+    @field_validator("parameters")
+    @classmethod
+    def _can_be_handed_over(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        _check_depth(parameters, DEEPEST)
+        # Numbers of thousands of digits cannot be written.
+        json.dumps(parameters, default=str)
+        return parameters
+
     @model_validator(mode="after")
     def _one_kind(self) -> "Submission":
         if (self.entry_point is None) == (self.predictions is None):
@@ -127,10 +138,11 @@ def parse_description(content: bytes, where: Path) -> Submission:
     """
     try:
         return Submission.model_validate(tomllib.loads(content.decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SubmissionError(f"not readable as TOML: {error}", where=where, advice="See https://toml.io") from error
     except ValidationError as error:
         raise _explained(error, where) from error
+    except (ValueError, RecursionError) as error:
+        # Also for a number of too many digits, which is no TOMLDecodeError.
+        raise SubmissionError(f"not readable as TOML: {error}", where=where, advice="See https://toml.io") from error
 
 
 def submission_files(folder: Path) -> dict[str, os.stat_result]:
@@ -255,6 +267,14 @@ def _check_entry_point(entry_point: str, folder: Path, files: dict[str, os.stat_
         raise SubmissionError(f"not valid Python: {error}", where=f"{folder / found}{f', line {line}' if line else ''}") from error
     if function not in names and not STAR_IMPORT.search(source):
         raise SubmissionError(f"no function {function!r} in {found}", where=where, advice=f"Define `def {function}(context)` there")
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if not left:
+        raise ValueError(f"nest tables and lists {DEEPEST} deep at most")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_depth(each, left - 1)
 
 
 def _explained(error: ValidationError, path: Path) -> SubmissionError:

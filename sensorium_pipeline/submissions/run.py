@@ -264,10 +264,7 @@ class _Sandboxed:
         copy_submission(folder, copy)
         job |= {"device": self.device.name, "entry_point": submission.entry_point, "parameters": submission.parameters}
         job["checkpoint_seconds"] = limits.checkpoint_seconds if checkpoints else None
-        try:
-            (job_folder / "job.json").write_text(json.dumps(job, default=str))
-        except ValueError as error:
-            raise SubmissionError(f"the parameters cannot be written as JSON: {error}", where="submission.toml, parameters") from error
+        (job_folder / "job.json").write_text(json.dumps(job, default=str))
         for name, path in inputs.items():
             shutil.copyfile(path, job_folder / name)
         for path in (self.fresh, job_folder, *job_folder.iterdir()):

@@ -59,6 +59,10 @@ minutes = 30
         ('name = "x"\npredictions = "p"', "the folder 'p' is missing or empty"),
         ('name = "x"\npredictions = "../p"', "name a folder inside"),
         ("name = x", "not readable as TOML: .*line 1"),
+        ('name = "x"\nentry_point = "model:build"\nseeds = [' + "9" * 5000 + "]", "not readable as TOML: .* has 5000 digits"),
+        ('name = "x"\nentry_point = "model:build"\nparameters.a = 0x' + "f" * 5000, "parameters: Exceeds the limit"),
+        ('name = "x"\nentry_point = "model:build"\nparameters' + ".a" * 2000 + " = 1", "parameters: nest tables and lists 32 deep at most"),
+        ('name = "x"\nentry_point = "model:build"\nparameters.a = ' + "[" * 5000 + "]" * 5000, "not readable as TOML"),
     ],
 )
 def test_mistakes_in_the_description(tmp_path: Path, description: str, message: str) -> None:
