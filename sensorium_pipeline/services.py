@@ -253,6 +253,9 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
     folder = services_folder(settings)
     if (running := read_services(folder)) and running.running():
         raise InputError("the services run already", where=running.prefect_ui, advice="Stop them with `sensorium down`.")
+    if running:
+        # One of them ended by itself. The others would go on beside the new ones, and nobody would know of them.
+        stop(running.processes)
     steps = ["Prefect server", "Dask scheduler", "Dask workers", "deployments", "Prefect worker"]
 
     def report(done: int) -> None:

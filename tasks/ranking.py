@@ -28,14 +28,14 @@ def publish_tables(release: str, root: str | None) -> Published:
     workspace = workspace_at(root)
     chosen = read_release(workspace.open, release)
     tables = rank_all(workspace, chosen)
+    final_open = "final_test" in chosen.opened_tiers
+    published = publish(workspace.open, chosen.name, tables, final_open=final_open, time=datetime.now(UTC))
     for table in tables:
         create_table_artifact(
             key=f"ranking-{table.track.replace('+', '-plus')}-{TIER_LABELS[table.tier]}",
             table=[_cells(row, table) for row in range(len(table.rows))],
             description=f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier, release {chosen.name}",
         )
-    final_open = "final_test" in chosen.opened_tiers
-    published = publish(workspace.open, chosen.name, tables, final_open=final_open, time=datetime.now(UTC))
     create_link_artifact(key="ranking-page", link=published.page, link_text=f"Ranking page of release {chosen.name}")
     return published
 

@@ -1,11 +1,14 @@
 """Progress of a task: an artifact in the Prefect interface, and the bar of the terminal where one watches."""
 
 import time
+from contextlib import suppress
 from typing import cast
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 
 from sensorium_pipeline.progress import Pace, Progress, ProgressCallback, silent
 
@@ -38,6 +41,11 @@ class TaskProgress:
         if TaskRunContext.get() is None or (now - self._updated < UPDATE_SECONDS and progress.done < progress.total):
             return
         self._updated = now
+        # A server that is being restarted must not cost the work that is reported.
+        with suppress(HTTPError, PrefectException):
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
         percent = 100.0 * progress.done / max(progress.total, 1)
         text = f"{self._description}: {self._pace.describe(progress)}"
         if self._artifact is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +21,9 @@ import pytest
 from small_world import MEAN_RESPONSE, RELEASE, SENSORIUM, World, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.rankings import latest_publication
-from sensorium_pipeline.services import Services
+from sensorium_pipeline.services import ServiceProcess, Services, launch, start_services
 from sensorium_pipeline.sessions.release import create_release, read_release
+from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
@@ -73,6 +75,21 @@ def up(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield Up(world, services, family)
     finally:
         sensorium("down", "--root", world.root)
+
+
+def test_what_is_left_of_broken_services_does_not_go_on_beside_new_ones(tmp_path: Path) -> None:
+    left = launch("left", ["sleep", "600"], tmp_path / "services", {})
+    # A number that another process has by now.
+    ended = ServiceProcess(name="ended", pid=os.getpid(), created=0)
+    address = "http://127.0.0.1:9"
+    broken = Services(prefect_api=address, prefect_ui=address, dask_address="", dask_dashboard="", folder=tmp_path, processes=[left, ended])
+    (tmp_path / "services" / "services.json").write_text(broken.model_dump_json())
+    # Nothing new can start here, as no log can be written.
+    shutil.rmtree(tmp_path / "services" / "logs")
+    (tmp_path / "services" / "logs").touch()
+    with pytest.raises(FileExistsError):
+        start_services(Settings(root=str(tmp_path)), tmp_path / "prefect.yaml")
+    assert left.process() is None
 
 
 def test_the_addresses_that_it_prints_answer(up: Up) -> None:
