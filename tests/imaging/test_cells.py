@@ -81,6 +81,22 @@ def test_masks_of_small_faint_cells_are_no_larger_than_the_cells(tmp_path: Path)
     assert np.median(areas) == pytest.approx(np.median([np.sum(one > 0.2) for one in footprints]), rel=0.15)
 
 
+def test_large_faint_cells_are_found_whole(tmp_path: Path) -> None:
+    """No pixel of theirs stands out of the noise by much, and they make up what is smooth around them."""
+    generator = np.random.default_rng(5)
+    centres = [(y + generator.random(), x + generator.random()) for y in (20, 56, 92) for x in (20, 56, 92)]
+    rows, columns = np.mgrid[:112, :112]
+    footprints = np.stack([np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 4.5**2)) for y, x in centres])
+    events = generator.poisson(0.02, (len(centres), 1000))
+    added = 30.0 * np.stack([np.convolve(row, np.exp(-np.arange(40) / 6))[:1000] for row in events])
+    movie = ArrayMovie(generator.normal(300 + np.einsum("nt,nyx->tyx", added, footprints), 40).astype(np.int16))
+    cells = find(movie, tmp_path)
+    matches = TruePlane(movie, footprints, added, np.zeros(1000)).matches(cells.neuron, cells.pixel, cells.weight)
+    assert len(matches) == len(centres)
+    assert cells.kept[list(matches.values())].all()
+    assert cells.kept.sum() == len(centres)
+
+
 def test_no_cells_in_noise_and_neuropil(tmp_path: Path) -> None:
     assert find(simulate_plane([], (70, 70), 1000, neuropil=40.0).movie, tmp_path).kept.sum() == 0
 
