@@ -271,6 +271,13 @@ TIME = [
         "ResourceLimitError",
         replace(SMALL, wall_seconds=1),
     ),
+    Attack(
+        "one byte after the other",
+        "import struct, time\nos.write(3, struct.pack('<I', 9000))\nwhile True:\n    os.write(3, b'x')\n    time.sleep(0.01)",
+        "out of time: longer than 1 s",
+        "ResourceLimitError",
+        replace(SMALL, wall_seconds=1),
+    ),
     Attack("one large allocation", "np.ones(2**28)", "out of memory: more than 512 MB", "ResourceLimitError"),
     Attack("memory in shared files", "open('/dev/shm/x', 'wb').write(bytes(2**25))", "out of disk", "ResourceLimitError"),
     Attack(
@@ -432,6 +439,14 @@ def test_what_one_leaves_the_next_does_not_find(contained: Callable[[Attack], No
     attack = Attack("poison", textwrap.dedent(code).replace("PLACES", repr(places)))
     for _ in range(2):
         contained(attack)
+
+
+def test_files_named_like_libraries_replace_nothing(staged: Path, tier: IsolationTier, tmp_path: Path) -> None:
+    folder = write_submission(tmp_path / "submission", GOOD)
+    (folder / "sensorium_pipeline").mkdir()
+    for name in ("numpy.py", "torch.py", "json.py", "zipfile.py", "sitecustomize.py", "sensorium_pipeline/__init__.py"):
+        (folder / name).write_text("raise SystemExit('replaced')")
+    assert run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL).status == "finished"
 
 
 def test_weights_that_are_programs_run_inside_alone(run: Run, tmp_path: Path) -> None:
