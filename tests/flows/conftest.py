@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sensorium_pipeline.cli.common import import_flows
 from sensorium_pipeline.compute import cluster_address
 from sensorium_pipeline.services import prefect_server
 from sensorium_pipeline.settings import Settings
@@ -12,7 +13,8 @@ from sensorium_pipeline.settings import Settings
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of the server's API."""
-    with prefect_server(Settings(root=str(tmp_path_factory.mktemp("prefect")))) as url:
+    # Imported before there are threads of Dask: pytest parses some of what Prefect needs, and Python 3.11 may not parse in two at once.
+    with prefect_server(Settings(root=str(tmp_path_factory.mktemp("prefect"))), meanwhile=import_flows) as url:
         from prefect.settings import PREFECT_API_URL
 
         assert PREFECT_API_URL.value() == url
