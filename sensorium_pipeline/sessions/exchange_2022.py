@@ -25,7 +25,7 @@ from sensorium_pipeline.sessions.scaling import MODEL_INPUT_SHAPE, rescale
 from sensorium_pipeline.sessions.schema import FIELDS, SCHEMA_VERSION, build_tree, read_array, release_rule
 from sensorium_pipeline.sessions.statistics import training_statistics
 from sensorium_pipeline.sessions.tiers import TIERS
-from sensorium_pipeline.sessions.tree_2022 import Tree2022, read_tree, write_tree
+from sensorium_pipeline.sessions.tree_2022 import Tree2022, read_tree, stored_number, write_tree
 from sensorium_pipeline.storage import Series, Store, Workspace, open_dataset, write_dataset, write_files
 
 IMAGE_BLOCK = 256
@@ -209,11 +209,9 @@ def _notes(tree: Path, found: Tree2022, hidden: NDArray[np.bool_], image_mean: f
     if hidden.any() and not found.response[hidden].any():
         notes.append("All hidden responses are zero, as in the public files of 2022: predictions for them cannot be scored.")
     for name, value in (("mean", image_mean), ("std", image_std)):
-        path = tree / f"meta/statistics/images/all/{name}.npy"
-        if path.exists():
-            stored = float(np.load(path, allow_pickle=False))
-            if not np.isclose(stored, value, rtol=1e-3):
-                notes.append(f"The image {name} of the training trials is {value:.4f}; the tree says {stored:.4f}.")
+        stored = stored_number(tree / f"meta/statistics/images/all/{name}.npy")
+        if stored is not None and not np.isclose(stored, value, rtol=1e-3):
+            notes.append(f"The image {name} of the training trials is {value:.4f}; the tree says {stored:.4f}.")
     return tuple(notes)
 
 

@@ -169,13 +169,30 @@ def _name(tree: Path) -> tuple[int, str]:
     return int(match[1]), "-".join(match.groups())
 
 
-def _array(path: Path, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+def stored_number(path: Path) -> float | None:
+    """The number in a file of statistics; None where there is no such file, or one with other than a single number.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    array = _load(path) if path.exists() else np.empty(0)
+    return float(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "iuf" else None
+
+
+def _load(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError("the file is missing", where=path, advice=ADVICE) from error
     except UNREADABLE as error:
         raise InputError(f"no readable array ({type(error).__name__})", where=path, advice="Objects and pickles are not read") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError("several arrays", where=path, advice="Expected is a .npy file with one array")
+    return array
+
+
+def _array(path: Path, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    array = _load(path)
     fits = array.ndim == len(shape) and all(wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True))
     if array.dtype.kind not in kinds or not fits:
         wanted = tuple("any" if length is None else length for length in shape)

@@ -13,7 +13,7 @@ from sensorium_pipeline.sessions.audit import audit_session
 from sensorium_pipeline.sessions.catalogue import load_hidden, load_session_data, read_session, show_session
 from sensorium_pipeline.sessions.exchange_2022 import export_tree, import_tree, trial_names
 from sensorium_pipeline.sessions.records import Provenance
-from sensorium_pipeline.sessions.tree_2022 import read_tree
+from sensorium_pipeline.sessions.tree_2022 import read_tree, stored_number
 from sensorium_pipeline.sessions.tree_2022 import write_tree as write_read_tree
 from sensorium_pipeline.storage import Workspace, open_dataset
 
@@ -90,6 +90,16 @@ class TestImport:
         made = import_tree(workspace, tree, "sensorium", PROVENANCE)
         assert "All hidden responses are zero" in made.notes[0]
         assert "the tree says 113.5000" in made.notes[1]
+
+    def test_statistics_of_a_tree(self, tmp_path: Path) -> None:
+        path = tmp_path / "mean.npy"
+        for stored, number in ((np.array(113.5), 113.5), (np.array([7]), 7.0), (np.zeros((1, 144, 256)), None), (np.array("x"), None)):
+            save(path, stored)
+            assert stored_number(path) == number
+        path.write_bytes(b"")
+        with pytest.raises(InputError, match="no readable array"):
+            stored_number(path)
+        assert stored_number(tmp_path / "none.npy") is None
 
     @pytest.mark.parametrize(
         ("spoil", "said"),
