@@ -33,7 +33,8 @@ def test_lower_tier_holds_too(tier: IsolationTier, staged: Path, tmp_path: Path,
     monkeypatch.setattr(run, "require_isolation", lambda lowest: NO_NAMESPACE)
     folder = write_submission(tmp_path / "submission", GOOD)
     outcome = run.run_submission(folder, staged, "sensorium", 0, tmp_path / "out", SMALL)
-    assert (outcome.status, outcome.tier) == ("finished", str(NO_NAMESPACE))
+    assert outcome.status == "finished"
+    assert outcome.tier.startswith(NO_NAMESPACE)
 
 
 def test_a_tier_below_the_required_one_is_refused(
