@@ -22,7 +22,8 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c 'import sensorium_pipeline.models.sampling'  # compiles what every sandbox would compile anew
+	@echo "Compiling (a minute) ..."
+	@$(BIN)/python infra/compile_loops.py
 	@touch $@
 
 isolation:

@@ -100,7 +100,7 @@ def _estimate(trace, decay, frame_rate, rises, thirds, seconds, known):  # type:
     return rise, np.sqrt(max(expected * power - product, 0.0) / (d + expected * (1 + d * d)))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract"})
 def _ratio(trace, factor, d):  # type: ignore[no-untyped-def]
     """Ratio of third moments at lag one to lag nought and its standard error, and the second moments, less those of a far lag."""
     frames = len(trace) // factor

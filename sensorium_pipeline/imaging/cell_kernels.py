@@ -44,7 +44,7 @@ def bin_frames(frames, use, size, means, coarse, first_bin, square):  # type: ig
         filled += 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=True)
 def add_weighted(target, weights, series, first):  # type: ignore[no-untyped-def]
     """Add to target (bins,) the rows of `series` (rows, bins) from `first` on times `weights`, four in one pass: fewer loads and stores."""
     k, many = 0, len(weights)
@@ -61,7 +61,7 @@ def add_weighted(target, weights, series, first):  # type: ignore[no-untyped-def
         k += 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=True)
 def high_pass(series, length, sums):  # type: ignore[no-untyped-def]
     """Take the running mean over `length` samples, fewer at the ends, from four series (4, bins) in place.
 

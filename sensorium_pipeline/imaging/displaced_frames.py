@@ -6,7 +6,9 @@ bilinear in between. `field[i, j]` is (y, x) in pixels: what belongs at p in the
 A row is divided into runs, whose pixels all have their upper left neighbour in the frame at the same distance. Along a run all loads are
 contiguous, so that loops over it become vector instructions. All functions release the interpreter's lock, hold no state and run one
 thread each, and sums are taken row by row in a fixed order: results do not depend on how callers share frames between threads. They are
-one module because what numba has cached of a module is renewed when that file changes, not when one that it imports does.
+one module because what numba has cached of a module is renewed when that file changes, not when one that it imports does; and those that
+may reorder sums (`fastmath`) are copied into their callers (`forceinline`), or the process that compiles would run another machine code
+of them than those that load from the cache, and the last bit would differ.
 """
 
 import numpy as np
@@ -19,7 +21,7 @@ _HALF, _ONE, _TWO = np.float32(0.5), np.float32(1), np.float32(2)
 _ONE_AND_A_HALF, _TWO_AND_A_HALF = np.float32(1.5), np.float32(2.5)
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _spread_field(field, spread):  # type: ignore[no-untyped-def]
     """Displacement at every column, of the rows of nodes: field (rows, columns, 2) to `spread` (rows, 2, width) float32, overwritten."""
     rows, columns = field.shape[0], field.shape[1]
@@ -144,7 +146,7 @@ def prepare_frame(raw, raster_phase, padded):  # type: ignore[no-untyped-def]
         padded[height + PADDING + k] = padded[height + PADDING - 1]
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _moments(line, offset, share, template):  # type: ignore[no-untyped-def]
     """Sums over a row: values (`line` less the offset, plus a share of the template), squares, the template, its squares, products."""
     zero = np.float32(0)
@@ -169,7 +171,7 @@ def _add_moments(line, first, end, offset, share, template, sums):  # type: igno
 
 
 # Slices are made where they are used: made by the caller, each would be counted as a reference for every run.
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _warp_run(padded, row, shift, spread, i, part, down, right, start, end, line):  # type: ignore[no-untyped-def]
     """Sample pixels start..end-1 of a row from four rows of a prepared frame, the second of which is `row`, `shift` pixels further on."""
     from_y, to_y, from_x, to_x = spread[i, 0, start:end], spread[i + 1, 0, start:end], spread[i, 1, start:end], spread[i + 1, 1, start:end]
@@ -187,7 +189,7 @@ def _warp_run(padded, row, shift, spread, i, part, down, right, start, end, line
         corrected[k] = b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _warp_column(padded, row, column, spread, i, part, down, start, end, line):  # type: ignore[no-untyped-def]
     """As `_warp_run`, where all pixels along a row are those of one column, beyond the left or right edge."""
     above, upper, lower, below = padded[row - 1, column], padded[row, column], padded[row + 1, column], padded[row + 2, column]
@@ -237,7 +239,7 @@ def warp_frame(padded, field, corrected):  # type: ignore[no-untyped-def]
         _warp_row(y, padded, spread, field.shape[1], runs, corrected[y])
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _store(line, whole, stored):  # type: ignore[no-untyped-def]
     if whole:
         low, high = np.float32(-32768), np.float32(32767)
@@ -271,7 +273,7 @@ def correct_frame(padded, field, offset, template, whole, corrected, sums):  # t
         _store(line, whole, corrected[y])
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _differences(frame, row, shift, spread, i, part, down, right, start, end, offset, inverse, template, y, line):  # type: ignore[no-untyped-def]
     """What pixels start..end-1 of row y differ by from the template, sampled bilinearly from `row` and the one after it."""
     from_y, to_y, from_x, to_x = spread[i, 0, start:end], spread[i + 1, 0, start:end], spread[i, 1, start:end], spread[i + 1, 1, start:end]
@@ -284,7 +286,7 @@ def _differences(frame, row, shift, spread, i, part, down, right, start, end, of
         difference[k] = (above + y_part * (below - above) - offset) * inverse - expected[k]
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _add_products(gradient, y, line, part, totals, axis):  # type: ignore[no-untyped-def]
     """Share the products of differences and gradient between the rows of nodes above and below."""
     slope, above, below = gradient[y], totals[axis, 0], totals[axis, 1]
@@ -362,7 +364,7 @@ def gradient_sums(frame, margin, offset, gain, field, template, gradient_y, grad
     _collect(totals, between, columns, sums)
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _dot(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for n in range(len(a)):

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _bin_pair(image, y, x, line, binned):  # type: ignore[no-untyped-def]
     """Mean over 2 x 2 pixels of two rows from pixel (y, x) on; `line` is room for their sum."""
     upper, lower, pairs = image[y, x : x + len(line)], image[y + 1, x : x + len(line)], line.reshape(len(binned), 2)
@@ -43,7 +43,7 @@ def pearson(sums):  # type: ignore[no-untyped-def]
     return np.float32(covariance / np.sqrt(spread)) if spread > 0 else np.float32(0)
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, cache=True, forceinline=True, fastmath=True, error_model="numpy")
 def _add_row(row, total, largest):  # type: ignore[no-untyped-def]
     for x in range(len(row)):
         value = np.float32(row[x])

@@ -98,7 +98,7 @@ def _kernel_tables(decay, rise, frames):  # type: ignore[no-untyped-def]
     return tables
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"contract"})
 def _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
     """Calcium and activity of one trace once `drop` (baseline and penalty) is subtracted.
 
@@ -178,7 +178,7 @@ def _solve(trace, gaps, decay, rise, tables, drop, calcium, jumps, starts, pools
     return _unfold(trace, gaps, decay, rise, tables, count, calcium, jumps, starts, pools)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"contract"})
 def _unfold(trace, gaps, decay, rise, tables, last_pool, calcium, jumps, starts, pools):  # type: ignore[no-untyped-def]
     """Calcium and activity of every frame, from the pools; returns the residual's mean and variance."""
     frames, end = len(trace), len(tables) - 1
