@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-EXCERPT = 500  # frames that tell where to begin
+EXCERPT = 500  # frames at least in a quarter of a trace that tells where to begin
 PASSES = 12  # at most so many solutions while the penalty is sought
 TOLERANCE = 0.015  # of the noise: how near to it the residual must come
 SMALLEST = 1e-6  # factor of decay a frame
