@@ -71,6 +71,9 @@ def import_tree(
             missing = "test" if training.any() else "train"
             raise InputError(f"there are no trials of tier {missing}", where=tree / "meta/trials/tiers.npy", advice="Import another tree.")
         image_index = np.searchsorted(found.image_ids, found.image_id)
+        lost = _without_behavior(found)
+        if rule.shows_behavior and lost is not None:
+            raise InputError(f"{lost}, and models are given them", where=tree / "data", advice="Take such trials out of the tree.")
         shown = (found.behavior, found.pupil_center) if rule.shows_behavior else (None, None)
         statistics = training_statistics(
             found.images,
@@ -206,13 +209,30 @@ def export_tree(store: Store, session: str, folder: Path, progress: ProgressCall
 
 def _notes(tree: Path, found: Tree2022, hidden: NDArray[np.bool_], image_mean: float, image_std: float) -> tuple[str, ...]:
     notes = []
-    if hidden.any() and not found.response[hidden].any():
+    silent_trials = np.array([not response.any() for response in found.response])
+    if hidden.any() and silent_trials[hidden].all():
         notes.append("All hidden responses are zero, as in the public files of 2022: predictions for them cannot be scored.")
+        silent_trials &= ~hidden
+    for tier in TIERS:
+        if count := int(silent_trials[found.tier == tier].sum()):
+            first = int(np.flatnonzero(silent_trials & (found.tier == tier))[0])
+            of = f"{count} of {int((found.tier == tier).sum())} trials of tier {tier}"
+            notes.append(f"Responses of all neurons are zero in {of}, first in data/responses/{first}.npy: are they missing?")
+    if (lost := _without_behavior(found)) is not None:
+        notes.append(f"{lost}; this session does not show them.")
     for name, value in (("mean", image_mean), ("std", image_std)):
         stored = stored_number(tree / f"meta/statistics/images/all/{name}.npy")
         if stored is not None and not np.isclose(stored, value, rtol=1e-3):
             notes.append(f"The image {name} of the training trials is {value:.4f}; the tree says {stored:.4f}.")
     return tuple(notes)
+
+
+def _without_behavior(found: Tree2022) -> str | None:
+    """Which trials have behaviour or a pupil that is not finite, in words; None where there are none."""
+    known = np.isfinite(found.behavior).all(axis=1) & np.isfinite(found.pupil_center).all(axis=1)
+    if known.all():
+        return None
+    return f"Behaviour or pupil is not finite in {int((~known).sum())} of {len(known)} trials, first in trial {int(np.argmin(known))}"
 
 
 def _tells_no_order(found: Tree2022) -> bool:

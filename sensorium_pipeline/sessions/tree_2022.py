@@ -71,7 +71,10 @@ def read_tree(tree: Path, scratch: Path, progress: ProgressCallback = silent) ->
     unit_id = _array(meta / "neurons/unit_ids.npy", "iu", (None,)).astype(np.int64)
     if not len(unit_id) or len(np.unique(unit_id)) < len(unit_id):
         raise InputError("there are no unit ids, or one is given twice", where=meta / "neurons/unit_ids.npy", advice=ADVICE)
-    position = _array(meta / "neurons/cell_motor_coordinates.npy", "iuf", (len(unit_id), 3)).astype(np.float32)
+    places = meta / "neurons/cell_motor_coordinates.npy"
+    position = _array(places, "iuf", (len(unit_id), 3)).astype(np.float32)
+    if not np.isfinite(position).all():
+        raise InputError("positions hold values that are not finite", where=places, advice=ADVICE)
     animal, name = _name(tree)
 
     response = np.lib.format.open_memmap(scratch / "response.npy", "w+", np.float32, (trials, len(unit_id)))
@@ -80,7 +83,10 @@ def read_tree(tree: Path, scratch: Path, progress: ProgressCallback = silent) ->
     place = {int(trial): row for row, trial in enumerate(first)}
     images: NDArray[np.uint8] | None = None
     for trial in range(trials):
-        response[trial] = _array(tree / f"data/responses/{trial}.npy", "iuf", (len(unit_id),))
+        responses = tree / f"data/responses/{trial}.npy"
+        response[trial] = _array(responses, "iuf", (len(unit_id),))
+        if not np.isfinite(response[trial]).all():
+            raise InputError("responses hold values that are not finite", where=responses, advice=ADVICE)
         behavior[trial] = _array(tree / f"data/behavior/{trial}.npy", "iuf", (3,))
         pupil_center[trial] = _array(tree / f"data/pupil_center/{trial}.npy", "iuf", (2,))
         if trial in place:
@@ -95,8 +101,8 @@ def read_tree(tree: Path, scratch: Path, progress: ProgressCallback = silent) ->
         progress(Progress("reading trials", trial + 1, trials))
     if images is None:
         raise InputError("there are no trials", where=meta / "trials/tiers.npy", advice=ADVICE)
-    if not np.isfinite(response).all():
-        raise InputError("responses hold values that are not finite", where=tree / "data/responses", advice=ADVICE)
+    if (more := tree / f"data/responses/{trials}.npy").exists():
+        raise InputError(f"meta/trials/tiers.npy lists {trials} trials, and there are more", where=more, advice=ADVICE)
     return Tree2022(
         animal, name, unit_id, position, trial_name, tier, image_id, image_ids, images, response, behavior, pupil_center
     )  # fmt: skip

@@ -15,7 +15,7 @@ from sensorium_pipeline.sessions.exchange_2022 import export_tree, import_tree, 
 from sensorium_pipeline.sessions.records import Provenance
 from sensorium_pipeline.sessions.tree_2022 import read_tree, stored_number
 from sensorium_pipeline.sessions.tree_2022 import write_tree as write_read_tree
-from sensorium_pipeline.storage import Workspace, open_dataset
+from sensorium_pipeline.storage import Workspace, open_dataset, read_file
 
 PROVENANCE = Provenance(code_version="0.1.0", lock_digest="0" * 64)
 NAME = "26872-17-20"
@@ -91,6 +91,25 @@ class TestImport:
         assert "All hidden responses are zero" in made.notes[0]
         assert "the tree says 113.5000" in made.notes[1]
 
+    def test_trials_that_lack_something_are_said(self, workspace: Workspace, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path / "tree")
+        tiers = meta(tree, "trials/tiers").tolist()
+        trial, test = tiers.index("train"), tiers.index("test")
+        save(tree / f"data/responses/{trial}.npy", np.zeros(12))
+        save(tree / f"data/responses/{test}.npy", np.zeros(12))
+        save(tree / f"data/behavior/{test}.npy", np.array([1.0, np.nan, 2.0]))
+        made = import_tree(workspace, tree, "sensorium", PROVENANCE)
+        assert [note.split(",")[0] for note in made.notes] == [
+            "Responses of all neurons are zero in 1 of 12 trials of tier train",
+            "Responses of all neurons are zero in 1 of 6 trials of tier test",
+            "Behaviour or pupil is not finite in 1 of 27 trials",
+        ]
+        report = read_file(workspace.lab, made.session.report_digest, "report.md").decode()
+        assert all(note in report for note in made.notes)
+        for track in (None, "sensorium+"):  # where models are given behaviour
+            with pytest.raises(InputError, match=f"Behaviour or pupil is not finite in 1 of 27 trials, first in trial {test}"):
+                import_tree(workspace, tree, track, PROVENANCE)
+
     def test_statistics_of_a_tree(self, tmp_path: Path) -> None:
         path = tmp_path / "mean.npy"
         for stored, number in ((np.array(113.5), 113.5), (np.array([7]), 7.0), (np.zeros((1, 144, 256)), None), (np.array("x"), None)):
@@ -107,7 +126,9 @@ class TestImport:
             (lambda tree: (tree / "data/images/3.npy").unlink(), "data/images/3.npy: the file is missing"),
             (lambda tree: (tree / "data/responses/3.npy").write_bytes(b"?"), "responses/3.npy: no readable array"),
             (lambda tree: np.save(tree / "data/responses/3.npy", np.zeros(3)), r"responses/3.npy: its shape and type are \(3,\)"),
-            (lambda tree: np.save(tree / "data/responses/3.npy", np.full(12, np.nan)), "not finite"),
+            (lambda tree: np.save(tree / "data/responses/3.npy", np.full(12, np.nan)), "responses/3.npy: .*not finite"),
+            (lambda tree: np.save(tree / "data/responses/27.npy", np.ones(12)), "responses/27.npy: .*lists 27 trials, and there are more"),
+            (lambda tree: np.save(tree / "meta/neurons/cell_motor_coordinates.npy", np.full((12, 3), np.inf)), "positions hold values"),
             (lambda tree: np.save(tree / "data/images/3.npy", np.full((1, 144, 256), 0.5)), "images/3.npy: its pixels are not whole"),
             (lambda tree: np.save(tree / "data/images/3.npy", np.zeros((1, 36, 64))), r"images/3.npy: an image of \(36, 64\)"),
             (lambda tree: np.save(tree / "meta/trials/tiers.npy", np.array(["train", "exam"])), "unknown tiers exam"),
