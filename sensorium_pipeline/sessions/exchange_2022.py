@@ -229,10 +229,10 @@ def _notes(tree: Path, found: Tree2022, hidden: NDArray[np.bool_], image_mean: f
 
 def _without_behavior(found: Tree2022) -> str | None:
     """Which trials have behaviour or a pupil that is not finite, in words; None where there are none."""
-    known = np.isfinite(found.behavior).all(axis=1) & np.isfinite(found.pupil_center).all(axis=1)
+    known = np.isfinite(np.concatenate([found.behavior, found.pupil_center], axis=1)).all(axis=1)
     if known.all():
         return None
-    return f"Behaviour or pupil is not finite in {int((~known).sum())} of {len(known)} trials, first in trial {int(np.argmin(known))}"
+    return f"Behaviour or pupil is not finite in {int((~known).sum())} of {known.size} trials, first in trial {int(np.argmin(known))}"
 
 
 def _tells_no_order(found: Tree2022) -> bool:
