@@ -190,7 +190,7 @@ class RankingTable(_Record):
     """The ranking of one track on one tier.
 
     Example: `RankingTable(release="demo", track="sensorium", tier="test", metric="correlation_to_average",
-    metric_version="sensorium-2022.1", data=(), rows=())`
+    metric_version="sensorium-2022.2", data=(), rows=())`
     """
 
     schema_version: str = TABLE_SCHEMA_VERSION

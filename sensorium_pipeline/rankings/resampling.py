@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import OrganiserError, PlatformError
 from sensorium_pipeline.scoring import ImageRepeats, MetricName
+from sensorium_pipeline.scoring.metrics import centred
 
 RESAMPLING_VERSION = "crossed-corrected.1"
 RESAMPLES = 1000
@@ -163,19 +164,22 @@ def _sums(
     predictions: NDArray[np.floating[Any]], responses: NDArray[np.floating[Any]], repeats: ImageRepeats, *, average: bool
 ) -> NDArray[np.float32]:
     """Per image and neuron r, p, r^2, p^2, r p, as sums over repeats or of the averages over repeats: (5, images, neurons)."""
-    response, prediction = responses.astype(np.float64), predictions.astype(np.float64)
-    if average:
-        response = repeats.summing @ response / repeats.counts[:, None]
-        prediction = repeats.summing @ prediction / repeats.counts[:, None]
-    for values in (response, prediction):
-        # z-scores keep float32 sums accurate; what is constant becomes exactly 0.
-        values -= values[0].copy()
-        values -= values.mean(0)
-        std = np.sqrt(np.einsum("tn,tn->n", values, values) / len(values))
-        values *= np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
+    response, prediction = (_z_scores(values, repeats, average=average) for values in (responses, predictions))
     products = (response, prediction, response**2, prediction**2, response * prediction)
     summed = products if average else tuple(repeats.summing @ values for values in products)
     return np.stack(summed).astype(np.float32)
+
+
+def _z_scores(values: NDArray[np.floating[Any]], repeats: ImageRepeats, *, average: bool) -> NDArray[np.float64]:
+    """Trials, or averages over repeats, of mean 0 and variance 1, which keep float32 sums accurate; what is constant becomes exactly 0."""
+    values = values.astype(np.float64)
+    values -= values[0].copy()
+    if average:
+        values = centred((repeats.summing @ values) / repeats.counts[:, None], np.einsum("tn,tn->n", values, values))
+    else:
+        values -= values.mean(0)
+    std = np.sqrt(np.einsum("tn,tn->n", values, values) / len(values))
+    return values * np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
 
 
 def _correlations(weights: NDArray[np.float32], sums: NDArray[np.float32]) -> NDArray[np.float32]:

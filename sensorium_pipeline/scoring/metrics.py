@@ -22,7 +22,8 @@ value that was finite there is the same here. Where it was not, or where there w
 4. **No neuron with fev >= 0.15**: the session's FEVE is undefined; the two correlations stand.
 5. **One trial, or one image**: a single number is constant, so rule 2 gives 0. No trials or no neurons: refused.
 
-A change of any of this is a new `METRIC_VERSION`, and all kept predictions are scored again.
+A change of any of this is a new `METRIC_VERSION`, and all kept predictions are scored again. (The first version took the variance of
+image averages as a difference of sums, which predictions that cancel within every image turned into correlations far above 1.)
 """
 
 from dataclasses import dataclass
@@ -35,9 +36,11 @@ from scipy import sparse
 
 from sensorium_pipeline.errors import OrganiserError, SensoriumError, SubmissionError
 
-METRIC_VERSION = "sensorium-2022.1"
+METRIC_VERSION = "sensorium-2022.2"
 FEV_THRESHOLD = 0.15
 EPSILON = 1e-8
+# Image averages that differ by less than this share of the trials' root sum of squares differ by the rounding of their sums alone.
+ROUNDING = 1e-13
 # Neurons handled at a time: 1000 trials x 256 neurons x 8 bytes = 2 MB an array, which stays in a core's cache.
 NEURONS_A_BLOCK = 256
 
@@ -128,6 +131,19 @@ def neuron_metrics(
     return NeuronMetrics(*columns)
 
 
+def centred(averages: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Image averages (images, neurons) minus their mean over images; exactly 0 where they differ by rounding alone.
+
+    Trials may cancel within every image, and what rounding leaves of large numbers is no prediction.
+
+    Args:
+        averages: of trials that were measured from one of them.
+        squares: (neurons,) sums of the squares of the same trials.
+    """
+    difference = averages - averages.mean(0)
+    return difference * (np.einsum("in,in->n", difference, difference) > ROUNDING**2 * squares)
+
+
 def _block_metrics(prediction: NDArray[np.float64], response: NDArray[np.float64], repeats: ImageRepeats) -> NDArray[np.float64]:
     """Rows single trial, average, FEVE, fev of a block; overwrites its arguments, both (trials, neurons) standardised."""
     trials = repeats.trials
@@ -146,15 +162,15 @@ def _block_metrics(prediction: NDArray[np.float64], response: NDArray[np.float64
 
         counts = repeats.counts.astype(np.float64)
         response_sum, prediction_sum = counts @ response_means, counts @ prediction_means
-        single = _correlation(response_sum, prediction_sum, response_square, prediction_square, product, trials)
-        average = _correlation(
-            response_means.sum(0),
-            prediction_means.sum(0),
-            np.einsum("in,in->n", response_means, response_means),
-            np.einsum("in,in->n", prediction_means, prediction_means),
-            np.einsum("in,in->n", response_means, prediction_means),
-            len(counts),
+        response_mean, prediction_mean = response_sum / trials, prediction_sum / trials
+        single = _correlation(
+            product / trials - response_mean * prediction_mean,
+            response_square / trials - response_mean**2,
+            prediction_square / trials - prediction_mean**2,
         )
+        # Averages may lie close together and far from the first trial, where sums of their squares would cancel.
+        of_responses, of_predictions = centred(response_means, response_square), centred(prediction_means, prediction_square)
+        average = _correlation((of_responses * of_predictions).mean(0), (of_responses**2).mean(0), (of_predictions**2).mean(0))
         feve = fev = np.full_like(single, np.nan)
         if repeats.repeated:
             total = (response_square - response_sum**2 / trials) / (trials - 1)
@@ -170,18 +186,11 @@ def _block_metrics(prediction: NDArray[np.float64], response: NDArray[np.float64
 
 
 def _correlation(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    aa: NDArray[np.float64],
-    bb: NDArray[np.float64],
-    ab: NDArray[np.float64],
-    samples: int,
+    covariance: NDArray[np.float64], response_variance: NDArray[np.float64], prediction_variance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Correlation per neuron from sums over samples of a, b, their squares and their product, each (neurons,)."""
-    covariance = ab / samples - a * b / samples**2
-    std_a = np.sqrt(np.maximum(aa / samples - (a / samples) ** 2, 0.0))
-    std_b = np.sqrt(np.maximum(bb / samples - (b / samples) ** 2, 0.0))
-    return covariance / ((std_a + EPSILON) * (std_b + EPSILON))
+    """Correlation of every neuron, all (neurons,)."""
+    deviations = [np.sqrt(np.maximum(variance, 0.0)) + EPSILON for variance in (response_variance, prediction_variance)]
+    return covariance / (deviations[0] * deviations[1])
 
 
 def _not_finite(

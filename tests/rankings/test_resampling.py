@@ -15,9 +15,9 @@ def session():
     image_id = random.permutation(np.repeat(random.choice(5000, 25, replace=False), counts))
     signal = random.gamma(1.0, 1.0, (5000, 140))[image_id]
     responses = (50 + 8 * (signal + random.gamma(1.0, 1.0, signal.shape))).astype(np.float32)
-    predictions = (signal + random.standard_normal(signal.shape)).astype(np.float32)
+    predictions = signal + random.standard_normal(signal.shape)
     responses[:, 3] = 7.3
-    predictions[:, 4] = 0.1
+    predictions[:, 4] = 0.1  # in float64 the mean of three such numbers is another number
     return predictions, responses, image_id
 
 

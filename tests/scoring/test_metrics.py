@@ -50,6 +50,25 @@ def test_equal_to_the_plain_implementation(seed, images, neurons, most_repeats, 
     assert_equal_to_plain(predictions, responses, image_id, precision)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1.0, 1e3, 1e6, 1e15, 1e30]), repeats=st.integers(2, 5), exact=st.booleans())
+def test_predictions_that_cancel_within_every_image_gain_nothing(seed, size, repeats, exact):
+    """Their averages are all but the same, and far from every trial: as differences of sums they once scored far above 1."""
+    rng = np.random.default_rng(seed)
+    _, responses, image_id, precision = make_session(rng, 14, 6, repeats, fewest_repeats=repeats)
+    order = np.argsort(image_id, kind="stable")
+    swings = rng.standard_normal((14, repeats, 6))
+    swings = swings - swings[:, ::-1] if exact else swings - swings.mean(1, keepdims=True)
+    predictions = np.empty_like(responses)
+    predictions[order] = (size * swings).reshape(-1, 6)
+    found = neuron_metrics(predictions, responses, ImageRepeats.of(image_id), precision).correlation_to_average
+    if exact:
+        assert (found == 0).all()
+    for neuron in range(6):
+        expected = plain_metrics.neuron(predictions[:, neuron], responses[:, neuron], image_id, precision[neuron])[1]
+        assert found[neuron] == pytest.approx(expected, abs=1e-6)
+
+
 def test_blocks_of_neurons_are_joined_in_order():
     rng = np.random.default_rng(3)
     predictions, responses, image_id, precision = make_session(rng, images=9, neurons=530)
