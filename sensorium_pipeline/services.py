@@ -4,51 +4,31 @@ A services folder (beside the workspace, on this machine's disk) holds Prefect's
 says what runs. Runs of yesterday's `sensorium demo` are therefore still in the interface of today's `sensorium up`.
 """
 
+import fcntl
+import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import psutil
 from pydantic import BaseModel, ValidationError
 
 from sensorium_pipeline.compute import PRELOADED, TICK, default_workers
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.guard import guarded
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.service_processes import ServiceProcess, answers, free_port, launch, on_a_port, stop, wait_until
 from sensorium_pipeline.settings import Settings
 
 WORK_POOL = "sensorium"
-START_TIMEOUT = 120  # seconds; a first start makes the database
-STOP_TIMEOUT = 15  # seconds
 PREFECT_PORT = 4200
 DASK_PORT = 8786
 DASHBOARD_PORT = 8787
-
-
-class ServiceProcess(BaseModel):
-    """One process: its number and its time of birth, so that a number used again is not mistaken for it."""
-
-    name: str
-    pid: int
-    created: float
-
-    def process(self) -> psutil.Process | None:
-        """The process, if it still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if alive else None
 
 
 class Services(BaseModel):
@@ -87,78 +67,6 @@ def prefect_environment(folder: Path, api_url: str) -> dict[str, str]:
     }
 
 
-def free_port(preferred: int = 0) -> int:
-    """A free TCP port of the loopback address: the preferred one if it can be had."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise PlatformError("no free port on the loopback address", advice="End something that listens on this machine.")
-
-
-def launch(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> ServiceProcess:
-    """Start a service in a session of its own, logging to `<folder>/logs/<name>.log`."""
-    logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"{name}.log").open("ab") as log:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            cwd=folder,
-            start_new_session=True,
-        )
-    return ServiceProcess(name=name, pid=child.pid, created=psutil.Process(child.pid).create_time())
-
-
-def stop(services: list[ServiceProcess]) -> None:
-    """End processes and all their children, politely first."""
-    processes: list[psutil.Process] = []
-    for service in reversed(services):
-        if process := service.process():
-            processes += [process, *process.children(recursive=True)]
-    for process in processes:
-        _signal(process, "terminate")
-    _, left = psutil.wait_procs(processes, timeout=STOP_TIMEOUT)
-    for process in left:
-        _signal(process, "kill")
-    psutil.wait_procs(left, timeout=STOP_TIMEOUT)
-
-
-def _signal(process: psutil.Process, action: str) -> None:
-    try:
-        getattr(process, action)()
-    except psutil.NoSuchProcess:
-        return
-
-
-def wait_for(url: str, service: ServiceProcess, folder: Path) -> None:
-    """Return when the URL answers.
-
-    Raises:
-        PlatformError: the process ended, or nothing answered in time; names the log.
-    """
-    deadline = time.monotonic() + START_TIMEOUT
-    log = folder / "logs" / f"{service.name}.log"
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        if service.process() is None:
-            raise PlatformError(f"{service.name} ended while it started", where=log, advice="Its log says why.")
-        time.sleep(0.1)
-    raise PlatformError(f"{service.name} did not answer within {START_TIMEOUT} s", where=log, advice="Its log may say why.")
-
-
 def launch_prefect_server(folder: Path, port: int, *, outlives_us: bool) -> ServiceProcess:
     """Start a Prefect server with SQLite in the services folder; `wait_for_prefect_server` says when it answers."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
@@ -173,11 +81,7 @@ def prefect_api_url(port: int) -> str:
 
 def wait_for_prefect_server(service: ServiceProcess, folder: Path, port: int) -> None:
     """Return when the server answers; where it does not, it is stopped."""
-    try:
-        wait_for(f"{prefect_api_url(port)}/health", service, folder)
-    except BaseException:
-        stop([service])
-        raise
+    wait_until(lambda: answers(f"{prefect_api_url(port)}/health", service), service, folder)
 
 
 @contextmanager
@@ -251,11 +155,29 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         PlatformError: one of them did not start; the others are stopped again.
     """
     folder = services_folder(settings)
-    if (running := read_services(folder)) and running.running():
-        raise InputError("the services run already", where=running.prefect_ui, advice="Stop them with `sensorium down`.")
-    if running:
-        # One of them ended by itself. The others would go on beside the new ones, and nobody would know of them.
-        stop(running.processes)
+    with _one_at_a_time(folder):
+        if (running := read_services(folder)) and running.running():
+            raise InputError("the services run already", where=running.prefect_ui, advice="Stop them with `sensorium down`.")
+        if running:
+            # One of them ended by itself. The others would go on beside the new ones, and nobody would know of them.
+            stop(running.processes)
+        services = _start_all(settings, folder, deployments, progress)
+        written = folder / "services.json.new"
+        written.write_text(services.model_dump_json(indent=2))
+        written.replace(folder / "services.json")
+    return services
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Commands that start or stop the services of one folder wait for each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start_all(settings: Settings, folder: Path, deployments: Path, progress: ProgressCallback) -> Services:
     steps = ["Prefect server", "Dask scheduler", "Dask workers", "deployments", "Prefect worker"]
 
     def report(done: int) -> None:
@@ -265,23 +187,18 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
     python = [sys.executable, "-m"]
     try:
         report(0)
-        port = free_port(PREFECT_PORT)
-        started.append(launch_prefect_server(folder, port, outlives_us=True))
-        wait_for_prefect_server(started[0], folder, port)
+        server, port = on_a_port(PREFECT_PORT, lambda port: _start_prefect_server(folder, port))
+        started.append(server)
         api_url = prefect_api_url(port)
-        scheduler_port, dashboard_port = free_port(DASK_PORT), free_port(DASHBOARD_PORT)
-        address = f"tcp://127.0.0.1:{scheduler_port}"
         root = settings.root if "://" in settings.root else str(Path(settings.root).expanduser().absolute())
-        environment = {**prefect_environment(folder, api_url), "SENSORIUM_ROOT": root, "SENSORIUM_DASK_ADDRESS": address}
+        environment = {**prefect_environment(folder, api_url), "SENSORIUM_ROOT": root}
         environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
         environment["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] = TICK
 
         report(1)
-        scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(scheduler_port)]
-        started.append(
-            launch("dask-scheduler", [*python, *scheduler, "--dashboard-address", f"127.0.0.1:{dashboard_port}"], folder, environment)
-        )
-        wait_for(f"http://127.0.0.1:{dashboard_port}/health", started[-1], folder)
+        scheduler, address, dashboard_port = on_a_port(DASK_PORT, lambda port: _start_dask_scheduler(folder, environment, port))
+        started.append(scheduler)
+        environment["SENSORIUM_DASK_ADDRESS"] = address
 
         report(2)
         slots = str(settings.gpu_slots)
@@ -305,7 +222,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
     except BaseException:
         stop(started)
         raise
-    services = Services(
+    return Services(
         prefect_api=api_url,
         prefect_ui=f"http://127.0.0.1:{port}",
         dask_address=address,
@@ -313,8 +230,32 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         folder=folder,
         processes=started,
     )
-    (folder / "services.json").write_text(services.model_dump_json(indent=2))
-    return services
+
+
+def _start_prefect_server(folder: Path, port: int) -> tuple[ServiceProcess, int]:
+    """A Prefect server that answers, and its port."""
+    server = launch_prefect_server(folder, port, outlives_us=True)
+    wait_for_prefect_server(server, folder, port)
+    return server, port
+
+
+def _start_dask_scheduler(folder: Path, environment: Mapping[str, str], port: int) -> tuple[ServiceProcess, str, int]:
+    """A Dask scheduler that listens, its address, and the port of its dashboard."""
+    says = folder / "dask-scheduler.json"
+    says.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+    # Where the port of the dashboard is taken, the scheduler takes another by itself; its file says which.
+    command += ["--dashboard-address", f"127.0.0.1:{DASHBOARD_PORT}", "--scheduler-file", str(says)]
+    scheduler = launch("dask-scheduler", command, folder, environment)
+    identity: dict[str, Any] = {}
+
+    def listens() -> bool:
+        with suppress(OSError, ValueError):  # not there yet, or half written
+            identity.update(json.loads(says.read_bytes()))
+        return bool(identity)
+
+    wait_until(listens, scheduler, folder)
+    return scheduler, identity["address"], identity["services"]["dashboard"]
 
 
 def stop_services(settings: Settings) -> Services:
@@ -324,11 +265,15 @@ def stop_services(settings: Settings) -> Services:
         InputError: nothing was started for this workspace.
     """
     folder = services_folder(settings)
-    services = read_services(folder)
-    if services is None:
-        raise InputError("no services were started for this workspace", where=folder, advice="Start them with `sensorium up`.")
-    stop(services.processes)
-    (folder / "services.json").unlink()
+    nothing = InputError("no services were started for this workspace", where=folder, advice="Start them with `sensorium up`.")
+    if not folder.is_dir():
+        raise nothing
+    with _one_at_a_time(folder):
+        services = read_services(folder)
+        if services is None:
+            raise nothing
+        stop(services.processes)
+        (folder / "services.json").unlink()
     return services
 
 

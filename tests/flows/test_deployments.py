@@ -21,7 +21,8 @@ import pytest
 from small_world import MEAN_RESPONSE, RELEASE, SENSORIUM, World, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.rankings import latest_publication
-from sensorium_pipeline.services import ServiceProcess, Services, launch, start_services
+from sensorium_pipeline.service_processes import ServiceProcess, launch
+from sensorium_pipeline.services import Services, start_services
 from sensorium_pipeline.sessions.release import create_release, read_release
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.submissions.isolation import probe_isolation
