@@ -1,5 +1,6 @@
 """Commands of the organiser: evaluate, score, rank, publish, explain."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,10 +11,11 @@ from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.terminal import console, emphasised, print_json, print_table
 
 if TYPE_CHECKING:
-    from sensorium_pipeline.rankings.explain import Explanation
+    from sensorium_pipeline.rankings.explain import Explanation, Origin
     from sensorium_pipeline.rankings.records import RankingTable
 
 PANEL = "Evaluation and ranking"
+SHOWN = 6
 TrackOption = Annotated[Literal["sensorium", "sensorium+"], typer.Option(help="Track.")]
 TierOption = Annotated[Literal["test", "final_test"], typer.Option(help="test (live) or final_test (final).")]
 
@@ -153,12 +155,22 @@ def explain(
     console.print(f"submission {explanation.submission_digest}; metric version {explanation.metric_version}")
     if taken := taken_by(explanation):
         console.print(taken, highlight=False)
-    for origin in explanation.numbers:
-        value = "undefined" if origin.value is None else f"{origin.value:.6f}"
-        console.print(f"{origin.number}:", emphasised(value), highlight=False)
-        console.print(f"  {origin.how}", highlight=False)
-        for what, digests in origin.digests.items():
-            console.print(f"  {what}: {', '.join(digests)}", highlight=False)
+    # Numbers of one origin stand together, and their digests once.
+    for digests, origins in itertools.groupby(explanation.numbers, key=lambda origin: origin.digests):
+        console.print()
+        for origin in origins:
+            console.print(f"{origin.number}:", emphasised(_explained(origin)), highlight=False)
+            console.print(f"  {origin.how}", highlight=False)
+        for what, named in digests.items():
+            more = f" and {len(named) - SHOWN} more, which --json lists" if len(named) > SHOWN else ""
+            console.print(f"  {what}: {', '.join(named[:SHOWN])}{more}", highlight=False)
+
+
+def _explained(origin: "Origin") -> str:
+    if origin.value is None:
+        return "undefined"
+    value, *bounds = (f"{number:.6f}".rstrip("0").rstrip(".") for number in (origin.value, origin.low, origin.high) if number is not None)
+    return f"{value} [{', '.join(bounds)}]" if bounds else value
 
 
 def taken_by(explanation: "Explanation") -> str:

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.rankings.records import METRIC_LABELS, RankingTable, Row, _Record
+from sensorium_pipeline.rankings.records import METRIC_LABELS, Estimate, RankingTable, Row, _Record
+from sensorium_pipeline.scoring import FEV_THRESHOLD, MetricName
+
+_CEILINGS: Mapping[MetricName, str] = {
+    "single_trial_correlation": "leave-one-out oracle: each trial predicted by the mean of the other repeats of its image",
+    "correlation_to_average": "reliability of averages: the correlation of an image's average with its expectation",
+}
 
 
 class Origin(_Record):
@@ -12,12 +18,15 @@ class Origin(_Record):
     Attributes:
         number: its column, and the session where it belongs to one.
         value: as published; None where undefined.
+        low, high: its 95 % interval, where it has one.
         how: the computation in one sentence.
         digests: of everything it was computed from, by what it is.
     """
 
     number: str
     value: float | None
+    low: float | None = None
+    high: float | None = None
     how: str
     digests: Mapping[str, tuple[str, ...]]
 
@@ -84,49 +93,49 @@ def explain(table: RankingTable, submission: str, team: str | None = None) -> Ex
 
 def _by_session(row: Row) -> list[Origin]:
     origins = []
+    of = "predictions" if len(row.seeds) == 1 else f"ensemble (mean of the predictions) of {len(row.seeds)} seeds"
     for result in row.sessions:
-        digests = {
-            "submission": (row.submission_digest,),
-            "released session": (result.open_digest,),
-            "predictions": result.predictions_digests,
-            "score records": result.score_digests,
-        }
-        of = "predictions" if len(row.seeds) == 1 else f"ensemble (mean of the predictions) of {len(row.seeds)} seeds"
+        data = {"released session": (result.open_digest,), "score records": result.score_digests}
+        digests = {"submission": (row.submission_digest,), "predictions": result.predictions_digests, **data}
         for name, label in METRIC_LABELS.items():
-            neurons = result.feve_neurons if name == "feve" else result.neurons
-            how = f"mean over {neurons} neurons, {result.trials} trials of {result.images} images; {of}"
+            neurons = f"{result.neurons} neurons"
+            if name == "feve":
+                neurons = f"the {result.feve_neurons} neurons with at least {100 * FEV_THRESHOLD:.0f} % explainable variance"
+            how = f"mean over {neurons}, {result.trials} trials of {result.images} images; {of}"
             origins.append(Origin(number=f"{label}, {result.session}", value=result.metrics.value(name), how=how, digests=digests))
+        for name, how in _CEILINGS.items():
             ceiling = result.noise_ceiling.value(name)
             if ceiling is not None:
-                how = "mean over neurons, from the responses alone; leave-one-out oracle (single trials) or reliability of averages"
-                origins.append(Origin(number=f"noise ceiling of {label}, {result.session}", value=ceiling, how=how, digests=digests))
+                number = f"noise ceiling of {METRIC_LABELS[name]}, {result.session}"
+                origins.append(Origin(number=number, value=ceiling, how=f"{how}; mean over {result.neurons} neurons", digests=data))
     return origins
 
 
 def _of_the_row(table: RankingTable, row: Row) -> list[Origin]:
     records = {"score records": tuple(digest for result in row.sessions for digest in result.score_digests)}
-    origins = [
-        Origin(
-            number=f"score ({METRIC_LABELS[table.metric]})",
-            value=row.score.value if row.score else None,
-            how=f"mean over {len(row.sessions)} session(s)",
-            digests=records,
-        ),
-        Origin(
-            number="relative score",
-            value=row.relative_score,
-            how="score divided by the mean of the sessions' noise ceilings",
-            digests=records,
-        ),
-    ]
-    reference = table.reference
+    competing = {"submissions": tuple(other.submission_digest for other in table.ranked)}
+    origins = [_estimate(f"score ({METRIC_LABELS[table.metric]})", row.score, f"mean over {len(row.sessions)} session(s)", records)]
+
+    def add(number: str, value: float | None, how: str, digests: Mapping[str, tuple[str, ...]]) -> None:
+        if value is not None:
+            origins.append(Origin(number=number, value=value, how=how, digests=digests))
+
+    add("deviation of single seeds", row.seed_deviation, "standard deviation over seeds of the score of each alone", records)
+    add("relative score", row.relative_score, "score divided by the mean of the sessions' noise ceilings", records)
+    if row.rank is not None and row.rank_low is not None and row.rank_high is not None:
+        how = f"place by score among {len(table.ranked)}, in rank tier {row.rank_tier}; interval from draws of all scores together"
+        origins.append(Origin(number="rank", value=row.rank, low=row.rank_low, high=row.rank_high, how=how, digests=competing))
+        add("P(best)", row.p_best, "share of the same draws in which it comes first", competing)
     if row.difference_to_leader is not None:
-        leader = table.ranked[0]
-        how = "score minus the leader's score, with the interval of paired resamples"
-        digests = {"submission": (row.submission_digest,), "leader": (leader.submission_digest,)}
-        origins.append(Origin(number="difference to the leader", value=row.difference_to_leader.value, how=how, digests=digests))
-    if reference is not None and row.improvement_percent is not None:
-        how = "100 x (score / score of the reference baseline - 1)"
-        digests = {"submission": (row.submission_digest,), "reference baseline": (reference.submission_digest,)}
-        origins.append(Origin(number="improvement, per cent", value=row.improvement_percent, how=how, digests=digests))
+        digests = {"submission": (row.submission_digest,), "leader": (table.ranked[0].submission_digest,)}
+        how = "score minus the leader's score; interval from paired resamples"
+        origins.append(_estimate("difference to the leader", row.difference_to_leader, how, digests))
+    if table.reference is not None:
+        digests = {"submission": (row.submission_digest,), "reference baseline": (table.reference.submission_digest,)}
+        add("improvement, per cent", row.improvement_percent, "100 x (score / score of the reference baseline - 1)", digests)
     return origins
+
+
+def _estimate(number: str, estimate: Estimate | None, how: str, digests: Mapping[str, tuple[str, ...]]) -> Origin:
+    known = {} if estimate is None else {"low": estimate.low, "high": estimate.high}
+    return Origin(number=number, value=estimate.value if estimate else None, how=how, digests=digests, **known)

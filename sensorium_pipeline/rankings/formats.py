@@ -53,7 +53,7 @@ def as_markdown(table: RankingTable) -> bytes:
         f"# {TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]}: {_escape(table.release)}",
         "",
         f"Ranked by {metric} (mean over sessions and neurons; several seeds are one ensemble). Brackets: 95 % interval. "
-        "Models of one tier cannot be told apart.",
+        "No model of a tier can be told from the first of it.",
         "",
     ]
     if table.ranked:
@@ -62,7 +62,7 @@ def as_markdown(table: RankingTable) -> bytes:
         lines += [_line([*heads, "of ceiling", "to baseline", "change"]), _line(["---"] * (len(heads) + 3))]
         for row in table.ranked:
             cells = [f"{row.rank} ({row.rank_low}–{row.rank_high})", str(row.rank_tier), row.team, row.model]
-            cells += [_estimate(row.score), _estimate(row.difference_to_leader), _percent(row.p_best)]
+            cells += [_estimate(row.score), _estimate(row.difference_to_leader), chance(row.p_best)]
             cells += [_number(row.metrics.value(name)) for name in others]
             improvement = "" if row.improvement_percent is None else f"{row.improvement_percent:+.1f} %"
             lines.append(_line([*cells, _percent(row.relative_score), improvement, row.change.reason]))
@@ -74,6 +74,15 @@ def as_markdown(table: RankingTable) -> bytes:
     data = ", ".join(f"{data.session} ({data.open_digest[:12]})" for data in table.data)
     lines += ["", f"Metric version {table.metric_version}; data {data}.", ""]
     return "\n".join(lines).encode()
+
+
+def chance(value: float | None) -> str:
+    """A probability: never shown as certain, because it is estimated."""
+    if value is None:
+        return "–"
+    if value < 0.01:
+        return "< 1 %"
+    return "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
 def _columns(table: RankingTable) -> dict[str, pa.DataType]:

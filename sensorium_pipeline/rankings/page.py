@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sensorium_pipeline.rankings.formats import chance
 from sensorium_pipeline.rankings.records import METRIC_LABELS, TIER_LABELS, TRACK_LABELS, RankingTable, Row
 from sensorium_pipeline.scoring import MetricName
 
@@ -45,7 +46,7 @@ class Axis:
     @cached_property
     def step(self) -> float:
         """The smallest round number that leaves room for a label at each of its multiples."""
-        rough = (self.high - self.low) / max(self.width // 55, 1)
+        rough = (self.high - self.low) / max(self.width // 45, 1)
         power = 10.0 ** math.floor(math.log10(rough))
         return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
 
@@ -125,7 +126,7 @@ def render_page(release: str, tables: Sequence[RankingTable]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, signed=_signed, percent=_percent, chance=_chance, duration=_duration, short=_short)
+    environment.filters.update(number=_number, signed=_signed, percent=_percent, chance=chance, duration=_duration, short=_short)
     received = [row.received for table in tables for row in table.rows if row.received is not None]
     return environment.get_template("page.html").render(
         release=release,
@@ -149,15 +150,6 @@ def _signed(value: float | None, digits: int = 3) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %".replace("-", MINUS)
-
-
-def _chance(value: float | None) -> str:
-    """A probability: never shown as certain, because it is estimated."""
-    if value is None:
-        return "–"
-    if value < 0.01:
-        return "< 1 %"
-    return "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
 def _duration(seconds: float | None) -> str:

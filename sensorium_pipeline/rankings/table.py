@@ -74,7 +74,8 @@ def rank_submissions(
     """
     if not sessions:
         raise OrganiserError(f"the release names no competition session of track {track}", where=release, advice="Add one to the release.")
-    ordered = sorted(entries, key=lambda entry: (entry.submission_digest, entry.team))
+    # In the order of rows that share a rank, so that the leader all are compared with is the first row.
+    ordered = sorted(entries, key=lambda entry: (entry.team, entry.model, entry.submission_digest))
     _refuse_confusion(ordered, track)
     metric = primary_metric(track)
     complete: list[_Complete] = []
@@ -151,7 +152,7 @@ def _assemble(entry: Entry, metric: MetricName, tier: Tier, sessions: Mapping[st
             "metrics": Metrics(**{name: _mean([result.metrics.value(name) for result in results]) for name in NAMES}),
             "seed_deviation": float(values[:, 1:].mean(0).std(ddof=1)) if len(entry.seeds) > 1 else None,
             "noise_ceiling": ceiling,
-            "relative_score": value / ceiling if ceiling else None,
+            "relative_score": value / ceiling if ceiling is not None and ceiling > 0 else None,
         }
     )
     return _Complete(entry, row, value, values[:, 0], draws, kinds.pop(), min(min(one.image_count, one.neuron_count) for one in flat))

@@ -76,6 +76,15 @@ def test_every_number_is_explained_down_to_digests():
     assert numbers["score (Correlation to Average)"].value == row.score.value
     assert numbers["score (Correlation to Average)"].digests["score records"] == row.sessions[0].score_digests
     assert numbers["FEVE, static26872-17-20"].digests["predictions"] == row.sessions[0].predictions_digests
+    score = numbers["score (Correlation to Average)"]
+    assert (score.low, score.high) == (row.score.low, row.score.high)
+    assert (numbers["rank"].value, numbers["rank"].low, numbers["rank"].high) == (row.rank, row.rank_low, row.rank_high)
+    assert numbers["P(best)"].value == row.p_best
+    assert numbers["deviation of single seeds"].value == row.seed_deviation
+    ceiling = numbers["noise ceiling of Correlation to Average, static26872-17-20"]
+    assert "reliability" in ceiling.how
+    assert ceiling.digests.keys() == {"released session", "score records"}  # no model has a part in it
+    assert "the 5102 neurons with at least 15 % explainable variance" in numbers["FEVE, static26872-17-20"].how
     assert numbers["difference to the leader"].digests["leader"] == (table.ranked[0].submission_digest,)
     assert numbers["improvement, per cent"].digests["reference baseline"] == (table.reference.submission_digest,)
     failed = explain(table, table.unranked[0].submission_digest)

@@ -98,6 +98,20 @@ def test_undefined_and_missing_never_rank_and_equal_scores_share_a_rank(values):
     assert ranks == [*sorted(rank for rank in ranks if rank is not None), *[None] * len(table.unranked)]
 
 
+def test_of_equal_leaders_all_are_compared_with_the_first_row():
+    entries = [make_entry(team, "m", [make_score(name)]) for team, name in (("b", "aa"), ("a", "bb"))]
+    first, second = rank(entries).ranked
+    assert (first.team, first.rank, second.team, second.rank) == ("a", 1, "b", 1)
+    assert first.difference_to_leader.low == first.difference_to_leader.high == 0
+    assert second.difference_to_leader.low < 0 < second.difference_to_leader.high
+
+
+@pytest.mark.parametrize("ceiling", [0.0, -0.01, None])
+def test_without_a_ceiling_above_zero_nothing_is_relative_to_it(ceiling):
+    score = make_score("ab", noise_ceiling=Metrics(correlation_to_average=ceiling))
+    assert rank([make_entry("a", "m", [score])]).ranked[0].relative_score is None
+
+
 class TestIncomplete:
     """Nothing is averaged over fewer sessions or seeds, and nothing old or doubtful counts."""
 
