@@ -61,7 +61,7 @@ def normalise_inputs(configuration: ModelConfiguration, session: SessionDescript
     if configuration.shifter:
         raw = _checked(session, "pupil_center", inputs.pupil_center, (len(inputs), 2))
         mean = _known(session, "pupil_center_mean", statistics.pupil_center_mean)
-        pupil = (raw - mean) / _known(session, "pupil_center_std", statistics.pupil_center_std)
+        pupil = (raw - mean) / _above_zero(_known(session, "pupil_center_std", statistics.pupil_center_std))
     return ModelInputs(
         torch.from_numpy(images[:, None]),
         None if behavior is None else torch.from_numpy(behavior),
@@ -82,7 +82,12 @@ def standardise_responses(session: SessionDescription, responses: NDArray[np.flo
 def _precision(std: NDArray[np.float32]) -> NDArray[np.float32]:
     # The floor of 2022: something that hardly varies is not blown up.
     floor = 0.01 * float(std.mean())
-    return (1.0 / np.where(std > floor, std, floor)).astype(np.float32)
+    return (1.0 / _above_zero(np.where(std > floor, std, floor))).astype(np.float32)
+
+
+def _above_zero(std: NDArray[np.floating]) -> NDArray[np.floating]:
+    # A wheel that never turned, an eye that never moved: their constant stays a finite one.
+    return np.where(std > 0, std, np.float32(1))
 
 
 def _known(session: SessionDescription, name: str, values: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """What an encoder promises: shapes, units, positions, determinism, and weights that travel with their configuration."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_the_shifter_moves_what_is_read(make_description: MakeDescription) -> No
         for parameter in encoder.shifters.parameters():
             parameter.fill_(0.1)
         assert not torch.allclose(encoder(session.name, inputs), encoder(session.name, elsewhere))
+
+
+def test_an_animal_that_never_moved_gives_finite_inputs(make_description: MakeDescription) -> None:
+    session = make_description()
+    still = replace(session.statistics, behavior_std=np.zeros(3, np.float32), pupil_center_std=np.zeros(2, np.float32))
+    inputs = normalise_inputs(baseline("cnn", "sensorium+"), replace(session, statistics=still), inputs_for(session, 2))
+    assert inputs.behavior is not None
+    assert inputs.pupil_center is not None
+    assert torch.isfinite(inputs.behavior).all()
+    assert torch.isfinite(inputs.pupil_center).all()
 
 
 def test_an_untrained_encoder_starts_at_the_mean_responses(make_description: MakeDescription) -> None:
