@@ -91,7 +91,7 @@ def extract_movie(
         check_scale(frame_rate, pixel_size)  # before the digest of it all, which has no place for a number that is none
         parameters = ImagingParameters(segmenter=segmenter)
         keys = stage_keys(
-            checked.wait(progress),
+            checked.wait(progress, opened.linked),
             frame_rate=frame_rate,
             pixel_size=pixel_size,
             bidirectional=opened.bidirectional,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -16,7 +17,7 @@ REPORT_SECONDS = 0.1
 
 
 class MovieDigest:
-    """sha256 over the file or the files of the folder, and the name of the dataset; its thread ends with the block.
+    """sha256 over the file or the files of the folder, and the name of the dataset; what reads them ends with the block.
 
     Args:
         movie: file or folder.
@@ -25,10 +26,11 @@ class MovieDigest:
 
     def __init__(self, movie: Path, dataset: str | None) -> None:
         self._movie, self._dataset = movie, dataset
-        self._total, self._done, self._digest = 0, 0, ""
+        self._state = hashlib.sha256()
+        self._total, self._done = 0, 0
         self._error: OSError | None = None
         self._unwanted = Event()
-        self._thread = Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._run, args=((),), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -38,33 +40,50 @@ class MovieDigest:
         self._unwanted.set()
         self._thread.join()
 
-    def wait(self, progress: ProgressCallback) -> str:
+    def wait(self, progress: ProgressCallback, linked: Sequence[tuple[Path, str]] = ()) -> str:
         """The digest, 64 hexadecimal digits.
+
+        Args:
+            progress: told bytes read.
+            linked: other files that the movie takes frames from, and the dataset in each.
 
         Raises:
             InputError: a file cannot be read.
         """
+        self._show(progress)
+        if linked:
+            self._thread = Thread(target=self._run, args=(linked,), daemon=True)
+            self._thread.start()
+            self._show(progress)
+        progress(Progress("check the movie", self._total, self._total))
+        return self._state.hexdigest()
+
+    def _show(self, progress: ProgressCallback) -> None:
         while self._thread.is_alive():
             progress(Progress("check the movie", self._done, max(self._total, 1)))
             self._thread.join(REPORT_SECONDS)
         if self._error is not None:
             problem = f"cannot be read ({self._error.strerror})"
-            raise InputError(problem, where=self._movie, advice="Copy the movie again.") from self._error
-        progress(Progress("check the movie", self._total, self._total))
-        return self._digest
+            raise InputError(problem, where=self._error.filename or self._movie, advice="Copy the movie again.") from self._error
 
-    def _run(self) -> None:
+    def _run(self, linked: Sequence[tuple[Path, str]]) -> None:
         try:
-            movie = self._movie
-            files = sorted(path for path in movie.rglob("*") if path.is_file()) if movie.is_dir() else [movie]
-            self._total = sum(file.stat().st_size for file in files)
-            state = hashlib.sha256(json.dumps([self._dataset or "", [file.relative_to(movie).as_posix() for file in files]]).encode())
+            named, files = self._own_files() if not linked else ([name for _, name in linked], [file for file, _ in linked])
+            self._total += sum(file.stat().st_size for file in files)
+            self._state.update(json.dumps(named).encode())
             room = memoryview(bytearray(READ_BYTES))
             for file in files:
                 with file.open("rb", buffering=0) as stream:
                     while (count := stream.readinto(room)) and not self._unwanted.is_set():
-                        state.update(room[:count])
+                        self._state.update(room[:count])
                         self._done += count
-            self._digest = state.hexdigest()
         except OSError as error:
             self._error = error
+
+    def _own_files(self) -> tuple[list[object], list[Path]]:
+        movie, files = self._movie, [self._movie]
+        if movie.is_dir():
+            from sensorium_pipeline.recordings.movie import movie_files  # loads what a single file need not wait for
+
+            files = movie_files(movie)
+        return [self._dataset or "", [file.relative_to(movie).as_posix() for file in files]], files

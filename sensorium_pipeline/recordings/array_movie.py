@@ -10,7 +10,7 @@ import zarr
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, Frames, brief, check_range, checked_shape
-from sensorium_pipeline.recordings.hdf5 import not_hdf5, survive_hdf5
+from sensorium_pipeline.recordings.hdf5 import linked_files, not_hdf5, survive_hdf5
 
 Found = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and type of datasets by their names."""
@@ -18,12 +18,17 @@ Found = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 @dataclass(frozen=True)
 class ArrayMovie:
-    """A dataset (frames, y, x) of a file or folder."""
+    """A dataset (frames, y, x) of a file or folder.
+
+    Attributes:
+        linked: other files that it takes frames from, see `linked_files`.
+    """
 
     path: Path
     dataset: str
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
+    linked: tuple[tuple[Path, str], ...]
 
     @property
     def frames(self) -> int:
@@ -88,13 +93,13 @@ def open_hdf5(path: Path, dataset: str | None) -> Hdf5Movie:
             if dataset is not None or not found:  # else the same movie would be found under two names
                 file.visititems_links(follow)
             name = choose(path, dataset, found)
-            check_sources(file[name], path, name)
+            linked = linked_files(file[name], path)
     except InputError:
         raise
     except Exception as error:  # see Hdf5Movie.read
         raise not_hdf5(path, error) from error
     shape, dtype = found[name]
-    return Hdf5Movie(path, name, checked_shape(shape, dtype, path, name), dtype.newbyteorder("="))
+    return Hdf5Movie(path, name, checked_shape(shape, dtype, path, name), dtype.newbyteorder("="), linked)
 
 
 def open_zarr(path: Path, dataset: str | None) -> ZarrMovie:
@@ -114,7 +119,7 @@ def open_zarr(path: Path, dataset: str | None) -> ZarrMovie:
         raise InputError(problem, where=path, advice=advice) from error
     name = choose(path, "" if dataset is None and "" in found else dataset, found)
     shape, dtype = found[name]
-    return ZarrMovie(path, name, checked_shape(shape, dtype, path, name or "array"), dtype.newbyteorder("="))
+    return ZarrMovie(path, name, checked_shape(shape, dtype, path, name or "array"), dtype.newbyteorder("="), ())
 
 
 def zarr_attributes(path: Path) -> dict[str, object]:
@@ -123,16 +128,6 @@ def zarr_attributes(path: Path) -> dict[str, object]:
         return dict(zarr.open(str(path), mode="r").attrs)
     except Exception as error:  # see ZarrMovie.read
         raise unreadable(path, "attributes", error) from error
-
-
-def check_sources(data: h5py.Dataset, path: Path, name: str) -> None:
-    """Raise `InputError` where a dataset takes its frames from files that are missing, in whose place HDF5 reads zeros."""
-    if not data.is_virtual:
-        return
-    for source in data.virtual_sources():
-        if source.file_name != "." and "%" not in source.file_name and not (Path(data.file.filename).parent / source.file_name).exists():
-            problem = f"dataset {name!r} takes frames from {source.file_name}, which is missing"
-            raise InputError(problem, where=path, advice="Put that file beside this one.")
 
 
 def choose(path: Path, dataset: str | None, found: Found) -> str:

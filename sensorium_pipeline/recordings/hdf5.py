@@ -1,10 +1,15 @@
-"""HDF5 files that may be damaged: some make the library crash or run for ever, which no exception tells."""
+"""HDF5 files that may be damaged, which make the library crash or run for ever, and files that others take their values from."""
 
+import glob
+import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+import h5py
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN, brief
@@ -15,6 +20,8 @@ import sys, h5py
 
 def look(name, item):
     try:
+        if item is None:
+            return
         for key in item.attrs:
             item.attrs[key]
         if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -35,6 +42,8 @@ for path in sys.argv[1:]:
         with h5py.File(path, "r") as file:
             look("", file)
             file.visititems(look)
+            follow = lambda name, link: look(name, file.get(name)) if isinstance(link, h5py.ExternalLink) else None
+            file.visititems_links(follow)
     except Exception:
         pass
 """
@@ -64,6 +73,45 @@ def _look(files: tuple[tuple[str, int, int], ...]) -> None:
         problem = "the HDF5 library does not come to an end" if code is None else "it makes the HDF5 library crash"
         where = begun.decode(errors="surrogateescape").splitlines()[-1:] or [files[0][0]]
         raise InputError(f"cannot be read: {problem}", where=where[0], advice=COPY_AGAIN)
+
+
+def linked_files(data: h5py.Dataset, path: Path) -> tuple[tuple[Path, str], ...]:
+    """Files beside its own from which a dataset takes its values, with the dataset in each: through external links, as a virtual
+    dataset, or from files of plain bytes.
+
+    Args:
+        data: of a file that is open.
+        path: the file that was opened, which is not counted.
+
+    Raises:
+        InputError: a source of a virtual dataset is missing, in whose place HDF5 would give zeros.
+    """
+    found: set[tuple[Path, str]] = set()
+    _note_files(data, found)
+    return tuple(sorted(each for each in found if each[0] != path))
+
+
+def _note_files(data: h5py.Dataset, found: set[tuple[Path, str]]) -> None:
+    here, name = Path(data.file.filename), str(data.name)
+    if (here, name) in found:
+        return
+    found.add((here, name))
+    found.update((Path(file), "") for file, _, _ in data.external or ())
+    for source in data.virtual_sources() if data.is_virtual else ():
+        pattern = re.sub(r"%\d*b", "*", source.file_name)  # numbered files, as many as there are
+        beside = os.path.join(glob.escape(str(here.parent)), pattern)
+        files = [here] if pattern == "." else [*map(Path, sorted(glob.glob(beside)))] if "*" in pattern else [here.parent / pattern]
+        for file in files:
+            if not file.exists():
+                problem = f"dataset {name.strip('/')!r} takes values from {source.file_name}, which is missing"
+                raise InputError(problem, where=here, advice="Put that file beside this one.")
+            survive_hdf5(file)
+            with h5py.File(file, "r") as other:
+                item = other.get(source.dset_name)
+                if isinstance(item, h5py.Dataset):
+                    _note_files(item, found)
+                else:
+                    found.add((file, source.dset_name))
 
 
 def not_hdf5(path: Path, error: Exception) -> InputError:

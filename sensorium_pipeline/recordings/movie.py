@@ -1,6 +1,7 @@
 """Opening a movie of any kind: TIFF, ScanImage, NWB, HDF5 or zarr."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sensorium_pipeline.recordings.scanimage import ScanImageRecording, is_scani
 from sensorium_pipeline.recordings.tiff import read_page_table
 from sensorium_pipeline.recordings.tiff_movie import open_tiff, open_tiffs
 
-__all__ = ["Movie", "OpenedMovie", "open_movie", "open_with_rate"]
+__all__ = ["Movie", "OpenedMovie", "movie_files", "open_movie", "open_with_rate"]
 
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".mat")
 _NWB_SUFFIX = ".nwb"
@@ -28,12 +29,14 @@ class OpenedMovie:
         frame_rate: Hz; None where the file does not say it.
         pixel_size: (y, x) in micrometres; None where the file does not say it.
         bidirectional: whether every other line was scanned backwards; None where the file does not say it.
+        linked: files beside its own that it takes frames from, with the dataset in each.
     """
 
     movie: Movie
     frame_rate: float | None = None
     pixel_size: tuple[float, float] | None = None
     bidirectional: bool | None = None
+    linked: tuple[tuple[Path, str], ...] = ()
 
 
 def open_movie(path: Path, dataset: str | None = None) -> Movie:
@@ -58,13 +61,14 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
         raise InputError("does not exist", where=path, advice="Check the path.")
     suffix = path.suffix.lower()
     if path.is_dir():
-        scans = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES)
+        scans = _scans(path)
         return _of_folder(scans, dataset) if scans else _of_zarr(path, dataset)
     if suffix == _NWB_SUFFIX:
         series = open_nwb(path, dataset)
-        return OpenedMovie(series, series.frame_rate, series.pixel_size)
+        return OpenedMovie(series, series.frame_rate, series.pixel_size, linked=series.linked)
     if suffix in _HDF5_SUFFIXES:
-        return OpenedMovie(open_hdf5(path, dataset))
+        array = open_hdf5(path, dataset)
+        return OpenedMovie(array, linked=array.linked)
     if suffix in _TIFF_SUFFIXES:
         table = read_page_table(path)
         if is_scanimage(table):
@@ -77,6 +81,27 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
         where=path,
         advice=f"Give {', '.join((*_TIFF_SUFFIXES, _NWB_SUFFIX, *_HDF5_SUFFIXES))}, a zarr folder or a folder of TIFF files.",
     )
+
+
+def movie_files(path: Path) -> list[Path]:
+    """Files of a movie that is one file or a folder, sorted: the TIFF files of the folder, or else all below it, links followed."""
+    if not path.is_dir():
+        return [path]
+    if scans := _scans(path):
+        return scans
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link to a folder that holds it
+            below.clear()
+            continue
+        seen.add(real)
+        files += [Path(folder) / name for name in names]
+    return sorted(files)
+
+
+def _scans(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES)
 
 
 def _of_folder(files: list[Path], dataset: str | None) -> OpenedMovie:

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.array_movie import ArrayMovie, check_sources, unreadable
+from sensorium_pipeline.recordings.array_movie import ArrayMovie, unreadable
 from sensorium_pipeline.recordings.frames import Frames, check_range, checked_shape
-from sensorium_pipeline.recordings.hdf5 import not_hdf5, survive_hdf5
+from sensorium_pipeline.recordings.hdf5 import linked_files, not_hdf5, survive_hdf5
 
 _SERIES = ("TwoPhotonSeries", "OnePhotonSeries")
 _METRES = {"meters": 1e6, "metres": 1e6, "m": 1e6, "millimeters": 1e3, "mm": 1e3, "micrometers": 1.0, "microns": 1.0, "um": 1.0}
@@ -102,7 +102,7 @@ def _open(file: h5py.File, path: Path, wanted: str | None, plane: int | None) ->
         link = series.get("data", getlink=True)
         lost = f", and {link.filename}, where it should be, cannot be read" if isinstance(link, h5py.ExternalLink) else ""
         raise InputError(f"{name} has no data{lost}", where=path, advice="Put that file back." if lost else "Export the file again.")
-    check_sources(data, path, name)
+    linked = linked_files(data, path)
     shape = tuple(data.shape)
     if len(shape) == 4:
         plane = 0 if plane is None and shape[3] == 1 else plane
@@ -119,6 +119,7 @@ def _open(file: h5py.File, path: Path, wanted: str | None, plane: int | None) ->
         name,
         checked_shape(shape, data.dtype, path, name),
         data.dtype.newbyteorder("="),
+        linked,
         plane,
         _frame_rate(series),
         _pixel_size(series),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.frames import COPY_AGAIN
-from sensorium_pipeline.recordings.hdf5 import not_hdf5
+from sensorium_pipeline.recordings.hdf5 import linked_files, not_hdf5
 
 CHUNK = 1 << 20
 
@@ -138,6 +138,9 @@ class Hdf5Table:
             raise InputError(f"lacks the dataset {name!r}", where=self.path, advice=f"It has: {', '.join(found) or 'none'}.")
         if item.shape is None or len(item.shape) != 1 or item.dtype.kind not in "iuf" or item.size > 1 << 34:
             raise InputError(f"dataset {name!r} is {item.shape} {item.dtype}, not a vector of numbers", where=self.path, advice=COPY_AGAIN)
+        if others := linked_files(item, self.path):  # which the digest of the session does not cover
+            problem = f"dataset {name!r} takes values from {others[0][0].name}"
+            raise InputError(problem, where=self.path, advice="Copy them into this file.")
         return item
 
 

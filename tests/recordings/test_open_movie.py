@@ -117,7 +117,7 @@ def test_links_are_followed_and_what_they_miss_is_named(tmp_path: Path, frames: 
     other.unlink()
     with pytest.raises(InputError, match=r"external.h5.*It has: nothing"):
         open_movie(tmp_path / "external.h5")
-    with pytest.raises(InputError, match=r"frames from movie.h5, which is missing"):  # HDF5 itself reads zeros
+    with pytest.raises(InputError, match=r"values from movie.h5, which is missing"):  # HDF5 itself reads zeros
         open_movie(tmp_path / "virtual.h5")
 
 

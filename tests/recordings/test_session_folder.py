@@ -62,6 +62,14 @@ def camera_times(raw: Path, change: Callable[[float], float]) -> None:
     (raw / "eye.csv").write_text("\n".join(lines))
 
 
+def elsewhere(path: Path, name: str) -> None:
+    """Move a dataset to a file of its own and link to it."""
+    with h5py.File(path, "r+") as file, h5py.File(path.with_name("other.h5"), "w") as other:
+        other["moved"] = file[name][:]
+        del file[name]
+        file[name] = h5py.ExternalLink("other.h5", "/moved")
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     # what is done to the session: (how, file named, message)
     "no session.toml": (lambda raw: (raw / "session.toml").unlink(), "session.toml", "is missing"),
@@ -122,6 +130,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda raw: change(raw / "sync.h5", "analog/photodiode", np.full(1000, 7, np.int16)),
         "sync.h5",
         "photodiode never changes",
+    ),
+    "photodiode in another file": (
+        lambda raw: elsewhere(raw / "sync.h5", "analog/photodiode"),
+        "sync.h5",
+        "dataset 'analog/photodiode' takes values from other.h5",
     ),
     "sync of another session": (lambda raw: change(raw / "sync.h5", "session", "7-2-6"), "sync.h5", "belongs to session 7-2-6"),
     "sample rate": (lambda raw: change(raw / "sync.h5", "sample_rate", 9000.0), "sync.h5", "frame_clock runs for"),
