@@ -1,8 +1,9 @@
 """How fast calcium rises and decays, from one trace.
 
 The decay is the one whose autocovariance is nearest to the trace's, over lags from one frame to two seconds: the noise is at lag nought
-alone and does not matter. The rise and the noise come from `calcium_onset`, which needs the decay, as the decay needs the rise: both are
-estimated in turn. Both are then drawn a little to what is typical: firing that is itself correlated in time looks like slow calcium.
+alone and does not matter, drift is met half-way. The rise and the noise come from `calcium_onset`, which needs the decay, as the decay
+needs the rise: both are estimated in turn. Both are then drawn a little to what is typical: firing that is itself correlated in time looks
+like slow calcium.
 """
 
 from dataclasses import dataclass, replace
@@ -117,15 +118,19 @@ def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _nearest_decay(covariance, lags, frame, rise, decays, otherwise):  # type: ignore[no-untyped-def]
-    """Of the decays in s the one that leaves least of a covariance (lags,), at lags in s; `otherwise` where none fits at all."""
-    best, most = otherwise, 0.0
+    """The decay in s that leaves least of a covariance (lags,), at lags in s; `otherwise` where none fits at all.
+
+    Drift, and firing that comes and goes, add nearly the same to all lags, which cannot be told well from slow calcium: of the decays that
+    fit best without and with a constant it is the geometric mean.
+    """
+    alone, most, beside, most_beside = otherwise, 0.0, otherwise, 0.0
     # A frame of the length `frame` multiplies each exponential's covariance.
     risen = rise**3 * (np.cosh(frame / rise) - 1) if rise > 0.02 * frame else 0.0
     for decay in decays:
         if rise >= 0.95 * decay:
             continue
         decayed = decay**3 * (np.cosh(frame / decay) - 1)
-        both, own = 0.0, 0.0
+        both, own, total, given, counts = 0.0, 0.0, 0.0, 0.0, 0.0
         for index in range(len(lags)):
             model = decayed * np.exp(-lags[index] / decay)
             if risen > 0:
@@ -136,7 +141,15 @@ def _nearest_decay(covariance, lags, frame, rise, decays, otherwise):  # type: i
                 count -= lags[index - 1]
             both += count * model * covariance[index]
             own += count * model * model
-        if both > 0 and both * both / own > most:
-            most = both * both / own
-            best = decay
-    return best
+            total += count * model
+            given += count * covariance[index]
+            counts += count
+        explained = both * both / own if both > 0 else 0.0
+        if explained > most:
+            most, alone = explained, decay
+        constant, calcium, determinant = own * given - total * both, counts * both - total * given, counts * own - total * total
+        if min(constant, calcium, determinant) > 0:
+            explained = (calcium * both + constant * given) / determinant
+        if explained > most_beside:
+            most_beside, beside = explained, decay
+    return np.sqrt(alone * beside)

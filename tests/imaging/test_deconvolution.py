@@ -139,6 +139,13 @@ def test_a_drifting_baseline_is_followed() -> None:
     assert score[1] > score[0] - 0.05
 
 
+def test_drift_does_not_look_like_slower_calcium() -> None:
+    traces, _ = simulate(6, 6000, seed=3)
+    drift = np.sin(np.arange(6000) / RATE / 60.0 * 2 * np.pi)
+    found = deconvolve((traces + drift).astype(np.float32), RATE)
+    assert np.median(found.time_constants[:, 0]) < 1.4
+
+
 @pytest.mark.parametrize("frames", [200, 400])
 def test_short_traces_with_large_transients(frames: int) -> None:
     """Such a trace's mean lies far above its baseline, which has to be found all the same."""
