@@ -51,7 +51,7 @@ def rank(workspace: Workspace, release: Release, track: Track, tier: Tier, previ
     sent = [Job(submission=record, release=release) for record in list_submissions(workspace, release.name, withdrawn=True)]
     sent = [job for job in sent if job.track == track]
     taken_back = withdrawals(workspace)
-    gone = {job.identifier: time for job in sent if (time := _withdrawn_at(job, taken_back))}
+    gone = {job.identifier: taken_back[job.submission.key] for job in sent if job.submission.key in taken_back}
     jobs = [job for job in sent if job.identifier not in gone]
     if tier == "final_test":
         counting = _counting(workspace, release, track, sent, gone)
@@ -104,11 +104,6 @@ def _counting(workspace: Workspace, release: Release, track: Track, sent: list[J
 def _phase(job: Job) -> Phase:
     """The phase in which a submission was received; the first where the release has it no more."""
     return job.release.phase(job.submission.phase) or job.release.phases[0]
-
-
-def _withdrawn_at(job: Job, withdrawn: Mapping[tuple[str, ...], datetime]) -> datetime | None:
-    record = job.submission
-    return withdrawn.get(record.key)
 
 
 def _rank(
