@@ -140,7 +140,9 @@ def extract(
     pixel_size: Annotated[float | None, typer.Option(help="Edge of a pixel in micrometres.", show_default=False)] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="HDF5 dataset, zarr array, NWB series or ScanImage plane, where there are several.", show_default=False),
+        typer.Option(
+            help="HDF5 dataset, zarr array, NWB series, or plane and channel of a TIFF file, where there are several.", show_default=False
+        ),
     ] = None,
     segmenter: Annotated[
         Literal["sensorium", "suite2p"],

@@ -11,7 +11,7 @@ from sensorium_pipeline.recordings.frames import Movie
 from sensorium_pipeline.recordings.nwb import open_nwb
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, is_scanimage, open_scanimage
 from sensorium_pipeline.recordings.tiff import read_page_table
-from sensorium_pipeline.recordings.tiff_movie import open_tiff, open_tiffs
+from sensorium_pipeline.recordings.tiff_movie import choose_plane, open_tiff, open_tiffs
 
 __all__ = ["Movie", "OpenedMovie", "movie_files", "open_movie", "open_with_rate"]
 
@@ -46,7 +46,7 @@ def open_movie(path: Path, dataset: str | None = None) -> Movie:
     Args:
         path: the file or folder.
         dataset: which movie, where there are several: name of an HDF5 dataset, zarr array or NWB series; `plane <number>` of a
-            ScanImage recording, with `channel <number>` behind a slash where several were saved.
+            ScanImage recording or another TIFF file, with `channel <number>` behind a slash where several were saved.
 
     Raises:
         InputError: when there is nothing, or nothing that is a movie; says what there is to choose from.
@@ -73,8 +73,7 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
         table = read_page_table(path)
         if is_scanimage(table):
             return _of_recording(open_scanimage([path], part=True), dataset)
-        _no_datasets(path, dataset)
-        movie = open_tiff(table)
+        movie = open_tiff(table, dataset)
         return OpenedMovie(movie, movie.frame_rate)
     raise InputError(
         f"has the suffix {suffix!r}, which is not that of a movie",
@@ -108,14 +107,8 @@ def _of_folder(files: list[Path], dataset: str | None) -> OpenedMovie:
     """The TIFF files of a folder: a ScanImage recording, or else parts of one movie."""
     if any(is_scanimage(read_page_table(file)) for file in (files[0], files[-1])):
         return _of_recording(open_scanimage(files), dataset)
-    _no_datasets(files[0], dataset)
-    movie = open_tiffs(files)
+    movie = open_tiffs(files, dataset)
     return OpenedMovie(movie, movie.parts[0].frame_rate)
-
-
-def _no_datasets(path: Path, dataset: str | None) -> None:
-    if dataset is not None:
-        raise InputError("is a TIFF file, which has no datasets", where=path, advice="Leave the dataset out.")
 
 
 def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
@@ -132,20 +125,8 @@ def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
 
 def _of_recording(recording: ScanImageRecording, dataset: str | None) -> OpenedMovie:
     """One plane of a ScanImage recording, chosen by name where there are several."""
-    header, where = recording.header, recording.tables[0].path
-    several = len(header.channels) > 1
-    names = {
-        f"plane {plane}" + (f"/channel {number}" if several else ""): (plane, channel)
-        for plane in range(len(header.fields))
-        for channel, number in enumerate(header.channels)
-    }
-    if dataset is None and len(names) > 1:
-        problem = f"is a ScanImage recording of {len(header.fields)} planes and {len(header.channels)} channels"
-        raise InputError(problem, where=where, advice=f"Name one of: {', '.join(list(names)[:20])}.")
-    wanted = next(iter(names)) if dataset is None else dataset.strip("/")
-    if wanted not in names:
-        raise InputError(f"has no dataset {dataset!r}", where=where, advice=f"It has: {', '.join(list(names)[:20])}.")
-    plane, channel = names[wanted]
+    header = recording.header
+    plane, channel = choose_plane(len(header.fields), header.channels, dataset, recording.tables[0].path)
     return OpenedMovie(
         recording.plane(plane, channel), header.volume_rate, header.fields[plane].pixel_size, bidirectional=header.bidirectional
     )

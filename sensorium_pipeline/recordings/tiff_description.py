@@ -1,8 +1,8 @@
 """What the first page of a TIFF file says of the whole: axes and rate, as ImageJ, tifffile and OME write them.
 
-ImageJ: lines `images=`, `channels=`, `slices=`, `frames=`, `finterval=` (s), `fps=`; tifffile: JSON with the shape; OME: an XML text
-with SizeC, SizeZ, SizeT and TimeIncrement. They matter because a file may hold one directory for many frames, or channels and planes
-that take turns.
+ImageJ: lines `images=`, `channels=`, `slices=`, `frames=`, `finterval=` (s), `fps=`, channels fastest, then slices; tifffile: JSON with
+the shape and perhaps the axes; OME: an XML text with SizeC, SizeZ, SizeT, DimensionOrder and TimeIncrement. They matter because a file
+may hold one directory for many frames, or channels and planes that take turns.
 """
 
 import json
@@ -11,8 +11,13 @@ import re
 from dataclasses import dataclass
 
 _IMAGEJ = re.compile(r"^(images|channels|slices|frames|finterval|fps|tunit)=(\S+)", re.MULTILINE)
-_OME = re.compile(r'\b(SizeC|SizeZ|SizeT|TimeIncrement|TimeIncrementUnit)="([^"]*)"')
+_OME = re.compile(r'\b(SizeC|SizeZ|SizeT|DimensionOrder|TimeIncrement|TimeIncrementUnit)="([^"]*)"')
+_OME_IMAGES = re.compile(r"<TiffData\b([^>]*)>")
+_OME_PLACE = re.compile(r'\b(IFD|FirstC|FirstZ|FirstT)="(\d{1,12})"')
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "µs": 1e-6, "min": 60.0, "": 1.0}
+TIME, CHANNEL, DEPTH = "TCZ"
+
+Axes = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,13 @@ class TiffDescription:
 
     Attributes:
         images: frames that one directory stands for; 1 where every frame has its own.
-        channels, slices: that take turns with time; 1 where there is no such axis.
+        turns: axes that take turns, their letters (`TIME`, `CHANNEL`, `DEPTH`, or another that nobody explains) and lengths, the fastest
+            first; empty where all images are one movie.
         frame_rate: Hz; None where nothing says it.
     """
 
     images: int = 1
-    channels: int = 1
-    slices: int = 1
+    turns: Axes = ()
     frame_rate: float | None = None
 
 
@@ -43,26 +48,52 @@ def read_description(text: str, pages: int, frame: tuple[int, int]) -> TiffDescr
         fields = dict(_IMAGEJ.findall(text))
         interval = _number(fields.get("finterval")) * _SECONDS.get(fields.get("tunit", ""), math.nan)
         rates = [1 / interval if interval > 0 else math.nan, _number(fields.get("fps"))]
-        channels, slices = _turns(*(_count(fields.get(name)) for name in ("channels", "slices", "frames")))
-        return TiffDescription(_count(fields.get("images")) if pages == 1 else 1, channels, slices, _first(rates))
+        turns = _turns([(axis, _count(fields.get(name))) for axis, name in zip("CZT", ("channels", "slices", "frames"), strict=True)])
+        return TiffDescription(_count(fields.get("images")) if pages == 1 else 1, turns, _first(rates))
     if "<OME" in text[:2000]:
         fields = dict(reversed(_OME.findall(text)))  # the first image counts
         interval = _number(fields.get("TimeIncrement")) * _SECONDS.get(fields.get("TimeIncrementUnit", "s"), math.nan)
-        channels, slices = _turns(*(_count(fields.get(name)) for name in ("SizeC", "SizeZ", "SizeT")))
-        return TiffDescription(1, channels, slices, _first([1 / interval if interval > 0 else math.nan]))
-    if text.startswith("{") and pages == 1:
+        return TiffDescription(1, _turns(_ome_axes(text, fields)), _first([1 / interval if interval > 0 else math.nan]))
+    if text.startswith("{"):
         try:
-            shape = [int(length) for length in json.loads(text)["shape"]]
+            described = json.loads(text)
+            shape = [int(length) for length in described["shape"]]
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return TiffDescription()
         if len(shape) > 2 and tuple(shape[-2:]) == frame and min(shape) > 0:
-            return TiffDescription(math.prod(shape[:-2]))
+            named = described.get("axes")
+            names = named[:-2] if isinstance(named, str) and len(named) == len(shape) else "?" * (len(shape) - 2)
+            turns = _turns([*zip(names, shape[:-2], strict=True)][::-1])
+            return TiffDescription(math.prod(shape[:-2]) if pages == 1 else 1, turns)
     return TiffDescription()
 
 
-def _turns(channels: int, slices: int, frames: int) -> tuple[int, int]:
-    """Channels and slices that take turns; an axis that is the only long one is time under another name, as often happens."""
-    return (1, 1) if sum(length > 1 for length in (channels, slices, frames)) < 2 else (channels, slices)
+def _ome_axes(text: str, fields: dict[str, str]) -> list[tuple[str, int]]:
+    """Axes in the order of the images; under names that nobody explains where images do not stand in the order that is said."""
+    order = fields.get("DimensionOrder", "")[2:]
+    if sorted(order) != ["C", "T", "Z"]:
+        order = "CZT"
+    lengths = [(axis, _count(fields.get(f"Size{axis}"))) for axis in order]
+    for entry in _OME_IMAGES.findall(text):
+        places = {name: int(number) for name, number in _OME_PLACE.findall(entry)}
+        expected, step = 0, 1
+        for axis, length in lengths:
+            expected += step * places.get(f"First{axis}", 0)
+            step *= length
+        if places.get("IFD", 0) != expected:
+            return [("?", length) for _, length in lengths]
+    return lengths
+
+
+def _turns(axes: list[tuple[str, int]]) -> Axes:
+    """The axes that take turns; time goes under another name where there is no such axis, as often happens."""
+    long = [(axis, length) for axis, length in axes if length > 1]
+    names = [axis for axis, _ in long]
+    if len(long) < 2:
+        return ()
+    if TIME not in names and names.count(DEPTH) == 1:
+        long = [(TIME if axis == DEPTH else axis, length) for axis, length in long]
+    return tuple(long)
 
 
 def _count(text: str | None) -> int:

@@ -1,7 +1,9 @@
 """Movies of TIFF, HDF5 and zarr are read a few frames at a time, and bad ones end in one clear error."""
 
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -218,20 +220,65 @@ def test_imagej_file_of_more_than_4_gigabytes(tmp_path: Path) -> None:
         open_movie(path)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes", "movie"),
-    [((5, 1, 2, 12, 17), "TZCYX", False), ((5, 3, 1, 12, 17), "TZCYX", False), ((1, 20, 1, 12, 17), "TZCYX", True)],
-)
-@pytest.mark.parametrize("how", ["imagej", "ome"])
-def test_channels_and_planes_that_take_turns(tmp_path: Path, how: str, shape: tuple[int, ...], axes: str, movie: bool) -> None:
-    data = np.zeros(shape, np.uint16)
+STACKS: dict[str, tuple[dict[str, Any], str]] = {
+    "imagej": ({"imagej": True}, "TZC"),
+    "ome": ({"ome": True}, "TZC"),
+    "ome, channels last": ({"ome": True}, "CTZ"),
+    "ome, depths last": ({"ome": True}, "ZTC"),
+    "tifffile": ({}, "TZC"),
+    "tifffile, one directory": ({"truncate": True}, "CTZ"),
+    "compressed": ({"imagej": True, "compression": "zlib"}, "TZC"),
+}
+
+
+@pytest.mark.parametrize("how", STACKS)
+@pytest.mark.parametrize(("planes", "channels"), [(1, 2), (3, 1), (3, 2)])
+def test_channels_and_planes_that_take_turns(tmp_path: Path, frames: np.ndarray, how: str, planes: int, channels: int) -> None:
+    options, order = STACKS[how]
+    lengths = {"T": 5, "Z": planes, "C": channels}
+    data = np.random.default_rng(2).integers(0, 3000, [*(lengths[axis] for axis in order), 12, 17]).astype(np.uint16)
     path = tmp_path / "stack.tif"
-    tifffile.imwrite(path, data, metadata={"axes": axes}, photometric="minisblack", **{how: True})
-    if movie:  # frames under the name of planes, as programs that do not know time write them
-        assert open_movie(path).frames == 20
-        return
-    with pytest.raises(InputError, match="take turns with time"):
+    tifffile.imwrite(path, data, metadata={"axes": f"{order}YX"}, photometric="minisblack", **options)
+    by_plane = np.moveaxis(data, [order.index(axis) for axis in "ZCT"], [0, 1, 2])
+    names = [
+        f"plane {plane}" + (f"/channel {channel + 1}" if channels > 1 else "") for plane in range(planes) for channel in range(channels)
+    ]
+    with pytest.raises(InputError, match=f"{planes} planes and {channels} channels. Name one of: {', '.join(names)}"):
         open_movie(path)
+    for name, expected in zip(names, by_plane.reshape(-1, 5, 12, 17), strict=True):
+        np.testing.assert_array_equal(open_movie(path, name).read(0, 5), expected)
+    with pytest.raises(InputError, match="no dataset 'plane 9'"):
+        open_movie(path, "plane 9")
+    shutil.copy(path, tmp_path / "stack_2.tif")
+    np.testing.assert_array_equal(open_movie(tmp_path, names[-1]).read(5, 10), by_plane[-1, -1])
+
+
+@pytest.mark.parametrize("how", ["imagej", "ome"])
+def test_time_under_another_name(tmp_path: Path, how: str) -> None:
+    """Frames as planes, as programs that do not know time write them."""
+    data = np.random.default_rng(2).integers(0, 3000, (1, 20, 2, 12, 17)).astype(np.uint16)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, data[:, :, :1], metadata={"axes": "TZCYX"}, photometric="minisblack", **{how: True})
+    np.testing.assert_array_equal(open_movie(path).read(0, 20), data[0, :, 0])
+    tifffile.imwrite(path, data, metadata={"axes": "TZCYX"}, photometric="minisblack", **{how: True})
+    np.testing.assert_array_equal(open_movie(path, "plane 0/channel 2").read(0, 20), data[0, :, 1])
+
+
+def test_images_of_which_nobody_says_how_they_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((5, 2, 12, 17), np.uint16), photometric="minisblack")
+    with pytest.raises(InputError, match=r"holds 10 images and is described as 5 x 2, .* Save one channel"):
+        open_movie(path)
+    tifffile.imwrite(path, np.zeros((5, 2, 12, 17), np.uint16), photometric="minisblack", ome=True, metadata={"axes": "TCYX"})
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'SizeC="2"', b'SizeC="4"', 1))
+    with pytest.raises(InputError, match="holds 10 images and is described as 5 x 4"):
+        open_movie(path)
+    moved = whole.replace(b'<TiffData IFD="0" PlaneCount="10"/>', b'<TiffData IFD="4" FirstC="1"/>     ')
+    assert moved != whole
+    path.write_bytes(moved)
+    with pytest.raises(InputError, match="does not say how channels"):
+        open_movie(path, "plane 0/channel 1")
 
 
 def test_rates_in_tiff_files(tmp_path: Path, frames: np.ndarray) -> None:
