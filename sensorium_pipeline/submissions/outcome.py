@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
-from sensorium_pipeline.submissions.package import submission_files
+from sensorium_pipeline.submissions.package import MOST_SOURCE_BYTES, submission_files
 from sensorium_pipeline.submissions.sandbox import Limits, Outcome
 from sensorium_pipeline.submissions.transfer import Epoch, ReportedError, ResultReader
 
@@ -137,7 +137,9 @@ def failed_before(error: SubmissionError, seed: int, tier: str) -> RunOutcome:
 def true_place(place: str, folder: Path) -> str:
     """The place of an error as far as there is one in the submission's own files: inside, any text can be made to look like one."""
     found = re.fullmatch(r"(.+), line (\d+), in (.+)", place)
-    if found is None or found[1] not in submission_files(folder):
+    status = submission_files(folder).get(found[1]) if found is not None else None
+    # Weights of a gigabyte can be named as well, and would be read here.
+    if found is None or status is None or not found[1].endswith(".py") or status.st_size > MOST_SOURCE_BYTES:
         return ""
     lines = (folder / found[1]).read_text(errors="replace").splitlines()
     if not 0 < int(found[2]) <= len(lines):

@@ -93,6 +93,37 @@ def test_broken_files(tmp_path: Path) -> None:
     assert refused > 250
 
 
+@pytest.mark.parametrize("descr", ["('f4',)", "[]", "{}", "'M8[0ns]'", "'V99999999999'", "b'f4'", "('f4',10**99)"])
+def test_descriptions_of_arrays_that_numpy_stumbles_over(tmp_path: Path, descr: str) -> None:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (4, 3)}}\n".encode()
+    path = saved(tmp_path / "p.npz", prediction=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("prediction.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(48))
+    with pytest.raises(SubmissionError, match=r"p.npz.*not a readable|its dtype is"):
+        read_predictions(path, EXPECTED, "p.npz")
+
+
+def test_compressions_that_numpy_does_not_write(tmp_path: Path) -> None:
+    path = saved(tmp_path / "p.npz", prediction=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("prediction.npy", bytes(128), zipfile.ZIP_LZMA)
+    path.write_bytes(path.read_bytes().replace(b"\x5d\x00", b"\xff\xff"))
+    with pytest.raises(SubmissionError, match="prediction: its compression is unknown"):
+        read_predictions(path, EXPECTED, "p.npz")
+
+
+def test_a_table_of_contents_of_many_names_is_not_read(tmp_path: Path) -> None:
+    wanted = Expected("static1-1-1", np.arange(1000), np.arange(1000))
+    path = tmp_path / "p.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"")
+    entry, end = path.read_bytes()[31:-22], path.read_bytes()[-22:]
+    path.write_bytes(entry * 100_000 + end[:12] + (len(entry) * 100_000).to_bytes(4, "little") + bytes(6))
+    assert path.stat().st_size < wanted.largest_file
+    with pytest.raises(SubmissionError, match="not a readable"):
+        read_predictions(path, wanted, "p.npz")
+
+
 def test_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     header = io.BytesIO()

@@ -14,7 +14,7 @@ from submission_samples import GOOD, SMALL, Run, small_session, write_submission
 from sensorium_pipeline.errors import InputError, PlatformError, SubmissionError
 from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.submissions.check import WholeRelease, check_submission, estimated_cost
-from sensorium_pipeline.submissions.outcome import RunOutcome, as_reported
+from sensorium_pipeline.submissions.outcome import RunOutcome, as_reported, true_place
 from sensorium_pipeline.submissions.package import Submission, new_submission
 from sensorium_pipeline.submissions.predictions import Predictions, write_predictions
 from sensorium_pipeline.submissions.run import RUNNER, predict_images, run_submission
@@ -134,6 +134,17 @@ def test_words_of_a_submission_are_known_as_such_however_they_end(run: Run, end:
     failure = run(f"def build(context):\n    raise ValueError('all pixels{end}')\n").failure
     assert failure is not None
     assert failure.own_words
+
+
+def test_places_of_errors_are_looked_up_in_python_alone(tmp_path: Path) -> None:
+    # A place is what the submission says: reading a gigabyte of weights as lines took this side its memory and half an hour.
+    folder = write_submission(tmp_path, "def build(context):\n    pass\n")
+    (folder / "weights.bin").write_bytes(b"\n" * 100)
+    (folder / "table.py").write_bytes(b"\n" * 1_000_001)
+    assert true_place("model.py, line 1, in build", folder) == "model.py, line 1, in build"
+    assert true_place("model.py, line 1, in secret", folder) == "model.py, line 1"
+    for place in ("weights.bin, line 1, in x", "table.py, line 1, in x", "model.py, line 9, in build", "/etc/passwd, line 1, in x"):
+        assert true_place(place, folder) == ""
 
 
 def test_an_error_of_our_own_code_names_the_file_and_not_itself() -> None:
