@@ -38,14 +38,15 @@ class DeconvolutionSummary(BaseModel):
 
     Attributes:
         neurons, frames: of the traces.
-        median_noise: median over neurons of the standard deviation of the noise within a frame, in the traces' unit.
-        median_decay, median_rise: medians over neurons of the time constants of the calcium, s; None where no trace holds a signal.
+        median_noise: median of the standard deviation of the noise within a frame, in the traces' unit.
+        median_decay, median_rise: medians of the time constants of the calcium, s.
+            All are medians over the traces that hold a signal, None where none does.
         warning: what looks wrong with the traces, if anything.
     """
 
     neurons: int
     frames: int
-    median_noise: float
+    median_noise: float | None
     median_decay: float | None
     median_rise: float | None
     warning: str | None
@@ -203,16 +204,15 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
     if not isinstance(dff, np.ndarray) or dff.ndim != 2 or dff.dtype.kind not in "fiu" or 0 in dff.shape:
         what = f"{dff.dtype} of shape {dff.shape}" if isinstance(dff, np.ndarray) else "several arrays"
         raise InputError(what, where=traces, advice="Give dF/F of shape (neurons, frames), (1, frames) for one neuron.")
-    if out.is_dir():
-        raise InputError("is a folder", where=out, advice="Name the .npy file to write.")
+    if out.exists() and not out.is_file():
+        raise InputError("is a folder" if out.is_dir() else "is no ordinary file", where=out, advice="Name the .npy file to write.")
     neurons, frames = dff.shape
     warnings = []
     if neurons > frames:
         warnings.append(f"{neurons} neurons and only {frames} frames: is the table transposed? It has to be (neurons, frames).")
     size = max(min(TRACES_A_BLOCK, VALUES_A_BLOCK // frames), 1)
     part = out.with_name(f".{out.name}.part")
-    noise: list[float] = []
-    constants: list[NDArray[np.float32]] = []
+    measured: list[NDArray[np.float32]] = []
     try:
         with part.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": dff.shape})
@@ -221,22 +221,22 @@ def deconvolve_file(traces: Path, out: Path, *, frame_rate: float, progress: Pro
                 block = np.array(np.load(traces, mmap_mode="r")[start : start + size])
                 found = _deconvolve_block(block, frame_rate, traces, start)
                 file.write(np.ascontiguousarray(found.activity, "<f4").data)
-                noise += found.noise.tolist()
-                constants.append(found.time_constants[found.time_constants[:, 0] > 0])
+                signal = found.time_constants[:, 0] > 0
+                measured.append(np.column_stack([found.noise, found.time_constants])[signal])
                 progress(Progress("deconvolution", min(start + size, neurons), neurons, unit="neurons"))
         part.replace(out)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=out, advice="Choose a folder that is writable.") from error
     finally:
         part.unlink(missing_ok=True)
-    known = np.concatenate(constants)
+    known = np.concatenate(measured)
     if len(known) < neurons:
         warnings.append(f"{neurons - len(known)} of {neurons} traces are constant or NaN throughout and show no activity.")
-    decay, rise = (float(each) for each in np.median(known, axis=0)) if len(known) else (None, None)
+    noise, decay, rise = (float(each) for each in np.median(known, axis=0)) if len(known) else (None, None, None)
     return DeconvolutionSummary(
         neurons=neurons,
         frames=frames,
-        median_noise=float(np.median(noise)),
+        median_noise=noise,
         median_decay=decay,
         median_rise=rise,
         warning=" ".join(warnings) or None,

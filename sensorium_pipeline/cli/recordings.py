@@ -202,10 +202,11 @@ def deconvolve(
     if json:
         print_json(summary)
     else:
-        console.print(f"{out}: {summary.neurons} neurons, {summary.frames} frames, median noise {summary.median_noise:.3g}")
+        console.print(f"{out}: {summary.neurons} neurons, {summary.frames} frames")
         if summary.median_decay is not None and summary.median_rise is not None:
             console.print(
-                f"Calcium rises within {1000 * summary.median_rise:.0f} ms and decays within {summary.median_decay:.2g} s (medians)."
+                f"Calcium rises within {1000 * summary.median_rise:.0f} ms and decays within {summary.median_decay:.2g} s, "
+                f"noise {summary.median_noise:.3g} (medians)."
             )
     if summary.warning:
         typer.echo(f"Warning: {summary.warning}", err=True)

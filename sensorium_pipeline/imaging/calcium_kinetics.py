@@ -69,6 +69,7 @@ def estimate_kinetics(trace: NDArray[np.float32], order: int, noise: float, fram
     else:
         lags, compared = _lags(len(trace), frame_rate), np.geomspace(*decays, DECAYS)
         covariance, rise = _autocovariance(trace, lags), min(max(TYPICAL_RISE, rises[0]), rises[1])
+        lags, covariance = lags[~np.isnan(covariance)], covariance[~np.isnan(covariance)]
         decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
         rise = max(estimate_onset(trace, decay, frame_rate, rises).rise, 0.0)
         decay = _nearest_decay(covariance, lags / frame_rate, 1 / frame_rate, rise, compared, decay)
@@ -89,7 +90,7 @@ def _lags(frames: int, frame_rate: float) -> NDArray[np.int64]:
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
-    """(lags,) over the pairs of frames that are both known."""
+    """(lags,) over the pairs of frames that are both known; NaN where there is none."""
     frames, known, total = len(trace), 0, 0.0
     for value in trace:
         if value == value:
@@ -112,7 +113,7 @@ def _autocovariance(trace, lags):  # type: ignore[no-untyped-def]
                 pairs += present[frame] * present[frame + lag]
         else:
             pairs = np.float32(max(frames - lag, 0))
-        covariance[index] = products / max(pairs, np.float32(1))
+        covariance[index] = products / pairs if pairs > 0 else np.nan
     return covariance
 
 

@@ -28,7 +28,7 @@ class Onset:
 
     Attributes:
         rise: time constant in s; below zero where spikes show earlier than any rise allows that fall anywhere in a frame.
-        noise: standard deviation of white noise within a frame.
+        noise: standard deviation of white noise within a frame; infinite where no neighbouring frames tell it.
     """
 
     rise: float
@@ -96,6 +96,8 @@ def _estimate(trace, decay, frame_rate, rises, thirds, seconds, known):  # type:
     rise = total / weight if known != known else known
     d = np.exp(-1 / (decay * frame_rate))
     _, _, power, product = _ratio(trace, 1, d)
+    if power == 0:
+        return rise, np.inf
     expected = np.interp(rise * frame_rate, rises, seconds)
     return rise, np.sqrt(max(expected * power - product, 0.0) / (d + expected * (1 + d * d)))
 

@@ -34,6 +34,7 @@ MOST_NOISE = 0.9  # of a trace's variance: so little is left to explain in a tra
 LEAST_NOISE = 1e-6  # likewise: a trace that was made without noise is explained as well
 FLAT = 1e-12  # of the squared mean: no more variance than rounding leaves
 KINETICS_RATE, KINETICS_FRAMES = 25.0, 256  # Hz, frames: no fewer tell the time constants
+SLOWEST, FASTEST = 1e-4, 1e6  # Hz: beyond lies no frame rate but a mistaken unit
 
 
 class DeconvolutionParameters(BaseModel):
@@ -88,8 +89,7 @@ def deconvolve(
         the activity and what it was inferred with. A trace that is constant or all NaN gives zero activity (NaN where it is NaN).
 
     Raises:
-        InputError: the traces are not a table of numbers, hold infinity or numbers whose squares are, or the frame rate is not a positive
-            number.
+        InputError: the traces are not a table of numbers, hold infinity or numbers whose squares are, or the frame rate is none.
     """
     dff = np.asarray(dff)
     _check(dff, frame_rate)
@@ -121,8 +121,9 @@ def deconvolve(
 
 
 def _check(dff: NDArray[np.float32], frame_rate: float) -> None:
-    if not np.isfinite(frame_rate) or frame_rate <= 0:
-        raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames per second, a positive number.")
+    if not SLOWEST <= frame_rate <= FASTEST:
+        advice = f"Give frames per second, a number from {SLOWEST:g} to {FASTEST:g}."
+        raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice=advice)
     if dff.ndim != 2 or dff.dtype.kind not in "fiu":
         raise InputError(
             f"traces must be numbers of shape (neurons, frames), not {dff.dtype} of shape {dff.shape}",
@@ -201,10 +202,21 @@ def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, param
     size = int(frame_rate / KINETICS_RATE)
     if size < 2 or len(trace) < size * KINETICS_FRAMES:
         return estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
-    joined = trace[: len(trace) // size * size].reshape(-1, size).mean(1)
+    joined = _join(trace, size)
     level = float(noise_level(joined[None], frame_rate / size)[0]) or noise
     found = estimate_kinetics(joined, parameters.order, level, frame_rate / size, parameters.decay, parameters.rise)
     return replace(found, noise=min(found.noise * np.sqrt(size), noise))
+
+
+def _join(trace: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Means over `size` neighbours, of those that are known."""
+    rows = trace[: len(trace) // size * size].reshape(-1, size)
+    joined: NDArray[np.float32] = rows.mean(1)
+    if np.isnan(joined).any():
+        known = ~np.isnan(rows)
+        counts = known.sum(1)
+        joined = np.where(counts > 0, rows.sum(1, where=known) / np.maximum(counts, 1), np.nan).astype(np.float32)
+    return joined
 
 
 @numba.njit(nogil=True, cache=True)

@@ -5,6 +5,8 @@ bouts of activity out. A trace that was resampled from a lower rate holds nothin
 read from the highest plateau below it.
 """
 
+import functools
+
 import numba
 import numpy as np
 import scipy.fft
@@ -13,46 +15,41 @@ from numpy.typing import NDArray
 SEGMENT = 256  # frames of a segment
 FEWEST_FRAMES = 8  # for a spectrum
 SLOWEST_NOISE = 2.0  # Hz: no plateau of the spectrum below is called noise
-MOST_MISSING = 0.1  # of the frames of a segment that is used
 MANY_SEGMENTS = 20  # so many need not overlap
 MEDIAN_OF_POWER = float(np.log(2))  # the median of a chi-squared variable of two degrees, over its mean
 
 
 def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.float64]:
-    """(neurons,) standard deviation of the noise within a frame of traces (neurons, frames), NaN where a frame is missing."""
-    neurons, frames = traces.shape
-    level = np.zeros(neurons)
-    length = min(SEGMENT, frames)
-    if length < FEWEST_FRAMES:
-        for neuron, trace in enumerate(traces):
-            steps = np.diff(trace[~np.isnan(trace)].astype(np.float64))
-            level[neuron] = np.sqrt(np.mean(steps**2) / 2) if len(steps) > 1 else 0.0
-        return level
-    window = np.hanning(length + 2)[1:-1]
-    window = (window / np.sqrt(np.mean(window**2) * length)).astype(np.float32)
-    slowest = max(int(SLOWEST_NOISE / frame_rate * length), 4)
+    """(neurons,) standard deviation of the noise within a frame of traces (neurons, frames), NaN where a frame is missing.
+
+    Missing frames are left out: noise that is white remains so, and calcium that moved on meanwhile is a rare step.
+    """
+    level = np.zeros(len(traces))
     for neuron, trace in enumerate(traces):
-        segments = _segments(trace, length)
-        if len(segments) > 0:
-            transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * window, axis=1)
+        missing = np.isnan(trace)
+        known = trace[~missing] if missing.any() else trace
+        length = min(SEGMENT, len(known))
+        if length >= FEWEST_FRAMES:
+            segments = _segments(known, length)
+            transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * _window(length), axis=1)
+            slowest = max(int(min(SLOWEST_NOISE / frame_rate, 1.0) * length), 4)
             level[neuron] = np.sqrt(_white_level(_typical(transform), slowest))
+        elif length > 2:
+            level[neuron] = np.sqrt(np.mean(np.diff(known.astype(np.float64)) ** 2) / 2)
     return level
 
 
-def _segments(trace: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Segments (segments, length) of one trace, half-overlapping unless many, gaps filled linearly, those with much missing left out."""
-    windows = np.lib.stride_tricks.sliding_window_view
-    step = length if len(trace) >= MANY_SEGMENTS * length else length // 2
-    missing = np.isnan(trace)
-    if not missing.any():
-        return windows(trace, length)[::step]
-    if missing.all():
-        return np.empty((0, length), np.float32)
-    known = np.flatnonzero(~missing)
-    filled = np.interp(np.arange(len(trace)), known, trace[known]).astype(np.float32)
-    good = windows(missing, length)[::step].mean(1) < MOST_MISSING
-    segments = windows(filled, length)[::step]
-    return segments[good] if good.any() else segments
+def _segments(known: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Segments (segments, length) of the known frames of one trace, half-overlapping unless many."""
+    step = length if len(known) >= MANY_SEGMENTS * length else length // 2
+    return np.lib.stride_tricks.sliding_window_view(known, length)[::step]
+
+
+@functools.cache
+def _window(length: int) -> NDArray[np.float32]:
+    """Window (length,) that falls to zero at both ends, and with which power spectra are variances."""
+    window = np.hanning(length + 2)[1:-1]
+    return (window / np.sqrt(np.mean(window**2) * length)).astype(np.float32)
 
 
 def _typical(transform: NDArray[np.complex64]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Bad input: one error that names the file and the field and says what to do, exit code 1, and nothing half-written to be seen."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -227,6 +228,10 @@ def test_a_result_that_cannot_be_written(sensorium, tmp_path: Path) -> None:
     out = tmp_path / "missing" / "out.npy"
     assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", out, "--frame-rate", "8"), str(out), "writable")
     assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", tmp_path, "--frame-rate", "8"), str(tmp_path), "is a folder")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert_one_error(sensorium("deconvolve", tmp_path / "dff.npy", pipe, "--frame-rate", "8"), str(pipe), "no ordinary file")
+    assert pipe.is_fifo()
 
 
 def test_an_internal_error_says_where_it_happened(sensorium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

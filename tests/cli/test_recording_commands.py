@@ -121,8 +121,9 @@ def test_deconvolve_says_that_traces_show_nothing(sensorium, tmp_path: Path) -> 
     dff = np.random.default_rng(0).normal(size=(3, 200))
     dff[0], dff[1] = 7.0, np.nan
     np.save(tmp_path / "dff.npy", dff)
-    said = sensorium("deconvolve", tmp_path / "dff.npy", tmp_path / "activity.npy", "--frame-rate", "10")
+    said = sensorium("deconvolve", tmp_path / "dff.npy", tmp_path / "activity.npy", "--frame-rate", "10", "--json")
     assert said.code == 0
+    assert 0.5 < json.loads(said.out)["median_noise"] < 1.5
     assert "2 of 3 traces are constant or NaN" in said.error
     activity = np.load(tmp_path / "activity.npy")
     assert (activity[0] == 0).all()

@@ -218,6 +218,17 @@ def test_missing_frames_stay_missing_and_do_not_disturb_the_rest() -> None:
     assert correlation(result.activity[:, known], spikes[:, known]) > 0.9 * correlation(whole.activity[:, known], spikes[:, known])
 
 
+@pytest.mark.parametrize("rate", [20.0, 100.0])
+@pytest.mark.parametrize("missing", ["every second", "some", "most"])
+def test_noise_is_that_of_the_frames_that_are_known(rate: float, missing: str) -> None:
+    traces, _ = simulate(4, 6000, rate=rate)
+    if missing == "every second":
+        traces[:, 1::2] = np.nan
+    else:
+        traces[:, np.random.default_rng(0).random(6000) < (0.3 if missing == "some" else 0.6)] = np.nan
+    assert np.allclose(deconvolve(traces, rate).noise, 0.2, rtol=0.3)
+
+
 def test_traces_without_a_signal_give_no_activity() -> None:
     traces = np.zeros((5, 400), np.float32)
     traces[1] = 3.0
@@ -271,6 +282,8 @@ def test_same_traces_give_the_same_bytes_in_any_company() -> None:
         (np.zeros((2, 10)), 0.0),
         (np.zeros((2, 10)), -3.0),
         (np.zeros((2, 10)), float("nan")),
+        (np.zeros((2, 10)), 1e-300),
+        (np.zeros((2, 10)), 1e300),
         (np.zeros(10), RATE),
         (np.array([["a", "b"]]), RATE),
         (np.full((1, 10), np.inf), RATE),
