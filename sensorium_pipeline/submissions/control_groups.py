@@ -1,4 +1,5 @@
-"""Control groups of one sandbox: hard caps on memory and processes, with counters that say for certain why a process was killed.
+"""Control groups of one sandbox: hard caps on memory and processes, with counters that say for certain why a process was killed, and one
+share of the processors, however many processes it starts.
 
 Version 1 and version 2 hierarchies (Linux kernel documentation, admin-guide/cgroup-v1 and cgroup-v2). Groups are made below the
 worker's own, so a sandbox stays inside whatever limits the worker itself has. Where none can be made (no rights, or a version 2
@@ -25,7 +26,7 @@ class Usage:
 
 
 class ControlGroup:
-    """The group of one sandbox: one folder in a version 2 hierarchy, or one for each of memory and pids in version 1.
+    """The group of one sandbox: one folder in a version 2 hierarchy, or one for each of memory, pids and cpu in version 1.
 
     Attributes:
         limits_memory, limits_processes: whether the cap is in force.
@@ -46,13 +47,13 @@ class ControlGroup:
                 self._processes = folder
             self._folders = [folder] if folder is not None else []
         else:
-            memory, pids = (_make(_first_version_parent(mount, controller), name) for controller in ("memory", "pids"))
+            memory, pids, cpu = (_make(_first_version_parent(mount, controller), name) for controller in ("memory", "pids", "cpu"))
             if memory is not None and _write(memory / "memory.limit_in_bytes", memory_bytes):
                 self._memory = memory
                 _write(memory / "memory.memsw.limit_in_bytes", memory_bytes)
             if pids is not None and _write(pids / "pids.max", processes):
                 self._processes = pids
-            self._folders = [folder for folder in (memory, pids) if folder is not None]
+            self._folders = [folder for folder in (memory, pids, cpu) if folder is not None]
 
     @property
     def limits_memory(self) -> bool:
@@ -131,6 +132,8 @@ def _second_version_parent(mount: Path) -> Path | None:
             missing = {"memory", "pids"} - set(_read(control).split())
             if missing and not _write(control, " ".join(f"+{name}" for name in sorted(missing))):
                 return None
+            # Where it is refused, hundreds of processes of one sandbox can take the processors from all others.
+            _write(control, "+cpu")
             return parent
     return None
 

@@ -7,7 +7,7 @@ What no tier closes, since a submission must see the images of hidden tiers to p
 - Progress, held to known words and numbers, and the learning curve are what the submission says; organisers alone see them, as what it
   prints. Its error messages reach its team where they come from the smoke run, which has visible trials alone.
 - Two sandboxes on one machine share its processor caches and its clock. One that must not learn from another's timing needs a machine of
-  its own.
+  its own. Where no control groups can be made, one that starts hundreds of processes also takes processor time from the other.
 
 There is no tier of a container runtime on purpose. runc and crun build their walls from the same namespaces, control groups and system call
 filter as bubblewrap, and bring a daemon or an image store that runs as root; what would be more is a kernel of its own (gVisor, a virtual

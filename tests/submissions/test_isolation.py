@@ -12,7 +12,7 @@ from submission_samples import GOOD, SMALL, small_session, write_submission
 
 from sensorium_pipeline.errors import IsolationError, PlatformError
 from sensorium_pipeline.submissions import isolation, memory_watch, run, sandbox
-from sensorium_pipeline.submissions.control_groups import ControlGroup
+from sensorium_pipeline.submissions.control_groups import MOUNT, ControlGroup
 from sensorium_pipeline.submissions.isolation import probe_isolation, require_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier, run_isolated
 from sensorium_pipeline.submissions.seccomp import filter_program
@@ -161,6 +161,27 @@ def test_second_version_control_group(tmp_path: Path) -> None:
     (made[0] / "memory.peak").write_text("900\n")
     usage = group.usage()
     assert (usage.memory_kills, usage.refused_forks, usage.peak_memory_bytes) == (2, 5, 900)
+    assert "+cpu" in (tmp_path / "cgroup.subtree_control").read_text()
+
+
+def test_a_sandbox_has_one_share_of_the_processors_however_many_processes_it_starts(tier: IsolationTier) -> None:
+    shares: dict[int, set[int]] = {}
+
+    def receive(_: bytes) -> None:
+        for name in ("cpu.shares", "cpu.weight"):
+            for path in MOUNT.glob(f"**/sensorium-{os.getpid()}-*/{name}"):
+                shares[int(path.read_text())] = {int(line) for line in (path.parent / "cgroup.procs").read_text().split()}
+
+    program = "import os, time\nif os.fork():\n    os.write(3, b'x')\nelse:\n    os.setsid(); time.sleep(60)"
+    run_isolated([sys.executable, "-I", "-S", "-c", program], tier=tier, limits=SMALL, read_only={}, receive=receive)
+    controllers = MOUNT / "cgroup.controllers"
+    known = "cpu" in controllers.read_text().split() if controllers.exists() else (MOUNT / "cpu").is_dir()
+    if not known or probe_isolation().memory_cap != "control group":
+        pytest.skip("no control groups of processors can be made here")
+    # That of one process elsewhere, for all of bubblewrap's and the two.
+    ((share, members),) = shares.items()
+    assert share in (100, 1024)
+    assert len(members) >= 3
 
 
 def test_filter_jumps_stay_inside() -> None:
