@@ -159,6 +159,7 @@ def extract(
     with MovieDigest(movie, dataset) as digest:  # while the libraries below load
         from sensorium_pipeline.extraction_folder import extract_movie
         from sensorium_pipeline.imaging.quality import judge
+        from sensorium_pipeline.imaging.raster_phase import USUAL_PHASE
 
         with progress_bars() as show:
             metrics = extract_movie(
@@ -179,6 +180,8 @@ def extract(
     if metrics.motion_pooled != 1:
         pooled = f"was measured on {metrics.motion_pooled} frames together" if metrics.motion_pooled else "could not be measured"
         console.print(f"Single frames show too little, so motion {pooled}.")
+    if abs(metrics.raster_phase) > USUAL_PHASE:
+        console.print(f"Odd lines stood {metrics.raster_phase:.1f} px away, which is undone: align the scanner's phase at the microscope.")
     if failed := [str(gate) for gate in judge(metrics) if not gate.passed]:
         console.print(f"A session with this plane would not be published: {'; '.join(failed)}.", highlight=False)
     console.print(f"{out}/report.md")
