@@ -359,7 +359,7 @@ class _Correction:
         shifts = mean_over_field(self.fields)
         flagged = self.reason != FINE
         (mean_before, max_before), (mean_after, max_after) = before.images(), after.images()
-        covered = coverage(shifts[~flagged] if not flagged.all() else shifts, *shape)
+        covered = coverage(shifts[~flagged] if not flagged.all() else shifts, *shape, self.raster_phase)
         pooled = 1 if self.faint is None else self.faint.pooled
         result = MotionResult(
             raster_phase=self.raster_phase,

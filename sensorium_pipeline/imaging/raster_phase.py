@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
 
-LARGEST_PHASE = 8.0
-"""Pixels; a scanner that is further out needs its alignment corrected at the microscope."""
+USUAL_PHASE = 8.0
+"""Pixels, beyond which a phase counts only where the image leaves no doubt; nothing is looked for beyond `LARGEST_PHASE`."""
+LARGEST_PHASE = 64.0
 
 _LEAST_GAIN = 0.8
-_STEPS = 100  # a hundredth of a pixel
 
 
 def certain_raster_phase(image: NDArray[np.floating]) -> float:
@@ -24,13 +24,18 @@ def certain_raster_phase(image: NDArray[np.floating]) -> float:
         between odd lines and the even ones around them away. Whole pixels, because interpolation would remove noise.
     """
     phase = estimate_raster_phase(image)
-    if (whole := round(phase)) == 0:
-        return 0.0
-    inner = slice(int(LARGEST_PHASE), -int(LARGEST_PHASE))
+    return phase if _explains(image, phase, 0.0) else 0.0
+
+
+def _explains(image: NDArray[np.floating], phase: float, other: float) -> bool:
+    """Whether odd lines that are moved by a phase are far more like the even ones around them than moved by the other one."""
+    shifts = round(phase), round(other)
+    edge = max(abs(shift) for shift in shifts)
+    inner = slice(edge, image.shape[1] - edge)
     even = 0.5 * (image[0:-2:2] + image[2::2])[:, inner]
     odd = image[1:-1:2]
-    apart, left = (float(np.mean((np.roll(odd, -shift, axis=1)[:, inner] - even) ** 2)) for shift in (0, whole))
-    return phase if left < _LEAST_GAIN * apart else 0.0
+    left, apart = (float(np.mean((np.roll(odd, -shift, axis=1)[:, inner] - even) ** 2)) for shift in shifts)
+    return left < _LEAST_GAIN * apart
 
 
 def estimate_raster_phase(image: NDArray[np.floating]) -> float:
@@ -38,13 +43,14 @@ def estimate_raster_phase(image: NDArray[np.floating]) -> float:
 
     Every odd line is compared with the mean of the even lines above and below it, so that oblique edges pull to neither side. The
     cross-spectra of all lines are added, each frequency is weighted by how well it agrees (phase correlation, Kuglin and Hines 1975,
-    damped where both spectra are weak), and the peak is refined by evaluating the inverse transform around it on a fine grid.
+    damped where both spectra are weak), and the peak is refined by evaluating the inverse transform around it on ever finer grids.
 
     Args:
         image: (y, x) mean of many frames, any unit, finite.
 
     Returns:
-        Pixels by which the content of odd lines (1, 3, ...) is displaced towards larger x; within +-8, 0.0 where the image says nothing.
+        Pixels by which the content of odd lines (1, 3, ...) is displaced towards larger x; 0.0 where the image says nothing. Beyond +-8
+        only where a shift by so many pixels takes a fifth of the difference (mean square) away that the best one within them leaves.
 
     Raises:
         InputError: the image is not two-dimensional, too small or not finite.
@@ -73,7 +79,17 @@ def estimate_raster_phase(image: NDArray[np.floating]) -> float:
     frequency = np.arange(len(coherent)) / width
     coherent[0] = 0
     coherent *= np.abs(coherent) * np.cos(np.pi * np.minimum(frequency, 0.5)) ** 2
-    reach = min(LARGEST_PHASE, width / 4)
-    candidates = np.arange(-int(reach * _STEPS), int(reach * _STEPS) + 1) / _STEPS
-    score = (np.exp(2j * np.pi * np.outer(candidates, frequency)) @ coherent).real
-    return float(candidates[int(np.argmax(score))]) if score.max() > 0 else 0.0
+
+    def highest(reach: float) -> float:
+        middle, span = 0.0, reach
+        for step in (0.25, 0.01):
+            candidates = middle + step * np.arange(-int(span / step), int(span / step) + 1)
+            score = (np.exp(2j * np.pi * np.outer(candidates, frequency)) @ coherent).real
+            if score.max() <= 0:
+                return 0.0
+            middle, span = float(candidates[int(np.argmax(score))]), 0.25
+        return float(np.clip(round(middle, 2), -reach, reach))
+
+    usual, far = (highest(min(largest, width / 4)) for largest in (USUAL_PHASE, LARGEST_PHASE))
+    peak = usual if abs(usual) < USUAL_PHASE else 0.0  # at the end of the range it is the flank of one that lies beyond
+    return far if abs(far) > USUAL_PHASE and _explains(pixels, far, peak) else usual

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.storage import Store, digest_of, open_dataset, read_result, record_result, write_dataset
 
-MOTION_VERSION = 4
+MOTION_VERSION = 5
 """Counted up whenever the same frames and parameters give another result of this stage; likewise those of the other stages."""
 CELLS_VERSION = 6
 TRACES_VERSION = 6

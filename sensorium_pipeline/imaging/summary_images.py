@@ -45,14 +45,13 @@ def crispness(image: NDArray[np.floating]) -> float:
     return float(np.sqrt((slope_y**2 + slope_x**2).sum()))
 
 
-def coverage(shifts: Float32, height: int, width: int) -> Float32:
-    """Fraction of frames, moved by `shifts` (n, 2), that cover each pixel (y, x)."""
+def coverage(shifts: Float32, height: int, width: int, raster_phase: float) -> Float32:
+    """Fraction of frames, moved by `shifts` (n, 2), that cover each pixel (y, x), were its line moved by `raster_phase` pixels or not."""
     covered = np.zeros((height, width), np.float32)
+    left, right = min(raster_phase, 0.0), max(raster_phase, 0.0)
     for start in range(0, len(shifts), 4096):
         part = shifts[start : start + 4096]
-        rows, columns = (
-            ((place >= -0.5) & (place <= length - 0.5)).astype(np.float32)
-            for place, length in ((np.arange(height)[None] + part[:, :1], height), (np.arange(width)[None] + part[:, 1:], width))
-        )
-        covered += rows.T @ columns
+        y, x = np.arange(height) + part[:, :1], np.arange(width) + part[:, 1:]
+        rows, columns = (y >= -0.5) & (y <= height - 0.5), (x + left >= -0.5) & (x + right <= width - 0.5)
+        covered += rows.astype(np.float32).T @ columns.astype(np.float32)
     return covered / np.float32(max(len(shifts), 1))
