@@ -29,8 +29,13 @@ def read_images(path: Path) -> tuple[list[str], NDArray[np.float32]]:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(f"not a readable .npy file ({error})", where=path, advice="Save it with numpy.save.") from error
-        if array.ndim != 3 or array.dtype.kind not in "uif" or not len(array):
+        if array.ndim != 3 or array.dtype.kind not in "uif" or not array.size:
             raise InputError(f"{array.dtype} of shape {array.shape}", where=path, advice="Give grey values of shape (images, y, x).")
+        lowest, highest = float(array.min()), float(array.max())
+        # Floats from 0 to 1 are another convention: to a model they would all be black.
+        if not (0 <= lowest <= highest <= 255) or (array.dtype.kind == "f" and 0 < highest <= 1):
+            advice = "Give grey values from 0 (black) to 255 (white)."
+            raise InputError(f"its values go from {lowest:g} to {highest:g}", where=path, advice=advice)
         return [str(number) for number in range(len(array))], array.astype(np.float32)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
@@ -61,6 +66,9 @@ def write_responses(path: Path, names: list[str], unit_id: NDArray[np.int64], re
 def _read_picture(file: Path) -> NDArray[np.float32]:
     try:
         with Image.open(file) as picture:
+            if picture.mode.startswith(("I", "F")):
+                # Pillow would make everything above 255 white.
+                raise InputError(f"a picture of more than 8 bits ({picture.mode})", where=file, advice="Give 8-bit grey pictures.")
             return np.asarray(picture.convert("L"), np.float32)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable picture ({error})", where=file, advice="Give 8-bit grey pictures.") from error
