@@ -75,12 +75,16 @@ def take_in(workspace: Workspace) -> list[Decision | RequestDecision]:
             decision = _decide(workspace, place)
         except PlatformError as error:
             # One whose files are damaged must not stop the others; it stays undecided.
-            new.append(_blank(place).model_copy(update={"reason": f"it could not be read, and is tried again: {error.problem}"}))
+            new.append(_blank(place).model_copy(update={"reason": _undecided(error)}))
             continue
         series = decision_series(workspace.sealed, SUBMISSIONS, place.team, place.track)
         new.append(decision if series.create(place.number, decision) else series.read(place.number, Decision))
     for place in waiting(workspace, REQUESTS):
-        about = _decide_request(workspace, place)
+        try:
+            about = _decide_request(workspace, place)
+        except PlatformError as error:
+            new.append(_blank_request(place).model_copy(update={"reason": _undecided(error)}))
+            continue
         series = decision_series(workspace.sealed, REQUESTS, place.team, place.track)
         new.append(about if series.create(place.number, about) else series.read(place.number, RequestDecision))
     update_standings(workspace, {(each.team, each.track) for each in new})
@@ -140,6 +144,14 @@ def _blank(place: Waiting) -> Decision:
     return Decision(team=place.team, track=place.track, number=place.number, received=place.received)
 
 
+def _blank_request(place: Waiting) -> RequestDecision:
+    return RequestDecision(team=place.team, track=place.track, number=place.number, received=place.received)
+
+
+def _undecided(error: PlatformError) -> str:
+    return f"it could not be read, and is tried again: {error.problem}"
+
+
 def _decide(workspace: Workspace, place: Waiting) -> Decision:
     decision = _blank(place)
     try:
@@ -153,7 +165,7 @@ def _decide(workspace: Workspace, place: Waiting) -> Decision:
 
 
 def _decide_request(workspace: Workspace, place: Waiting) -> RequestDecision:
-    decision = RequestDecision(team=place.team, track=place.track, number=place.number, received=place.received)
+    decision = _blank_request(place)
     try:
         signed = _verified(workspace, place, read_event(workspace.inbox, place.path, SignedRequest))
         request = signed.statement

@@ -105,7 +105,7 @@ def read_file(store: Store, digest: str, path: str) -> bytes:
     entry = next((entry for entry in manifest.files if entry.path == path), None)
     if entry is None:
         raise MissingObjectError("the dataset has no such file", where=where, advice=f"It holds {len(manifest.files)} others")
-    payload = store.read(f"{prefix}/{path}")
+    payload = store.read_range(f"{prefix}/{path}", 0, entry.size + 1)
     if digest_of_bytes(payload) != entry.sha256:
         raise _differs(where)
     return payload

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from sensorium_pipeline.storage.backend import MissingObjectError, Names, Stored
 TEMPORARY = "temporary"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -38,10 +40,14 @@ class LocalFiles:
         """The bytes [start, stop) of one file."""
         with self.translated(path):
             try:
-                with (self.root / path).open("rb") as stream:
+                with open(self.root / path, "rb", opener=_open_at_once) as stream:
+                    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                        raise FileNotFoundError(errno.ENOENT, "no plain file", path)
                     stream.seek(start or 0)
                     return stream.read() if stop is None else stream.read(stop - (start or 0))
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            except OSError as error:
+                if error.errno not in _NO_FILE:
+                    raise
                 raise MissingObjectError(
                     "nothing is stored under this name",
                     where=f"{self.url}/{path}",
@@ -63,16 +69,17 @@ class LocalFiles:
             return sorted(name for name in names if prefix or name != TEMPORARY)
 
     def walk(self, prefix: str) -> StoredObjects:
-        """All files below `prefix`, sorted by path."""
+        """All plain files below `prefix`, sorted by path."""
         found: list[StoredObject] = []
         with self.translated(prefix):
             for folder, _, names in os.walk(self.root / prefix):
                 for name in names:
                     file = Path(folder, name)
                     with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-                        state = file.stat()
-                        modified = datetime.fromtimestamp(state.st_mtime, tz=UTC)
-                        found.append(StoredObject(file.relative_to(self.root).as_posix(), state.st_size, modified))
+                        state = file.lstat()
+                        if stat.S_ISREG(state.st_mode):
+                            modified = datetime.fromtimestamp(state.st_mtime, tz=UTC)
+                            found.append(StoredObject(file.relative_to(self.root).as_posix(), state.st_size, modified))
         return sorted(found, key=lambda entry: entry.path)
 
     def create(self, path: str, payload: bytes) -> bool:
@@ -176,6 +183,11 @@ class LocalFiles:
                     advice="Choose a root (--root, SENSORIUM_ROOT) that is a folder and writable by this user",
                 ) from error
             raise PlatformError(f"the file system failed ({error.strerror or error})", where=where, advice="Repeat the command") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, as one would for ever for the writer of a pipe that somebody put there."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _synchronise(path: Path) -> None:

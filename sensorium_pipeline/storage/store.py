@@ -50,7 +50,7 @@ class Store:
         return self._backend.read(_checked(path))
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """The bytes [start, stop) of one object."""
+        """The bytes [start, stop) of one object, as far as it has them."""
         return self._backend.read(_checked(path), start, stop)
 
     def exists(self, path: str) -> bool:

@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import PlatformError, SubmissionError
 from sensorium_pipeline.storage import MissingObjectError, Series, Store, Workspace, download_files, list_files
+from sensorium_pipeline.storage.manifests import manifest_path
 from sensorium_pipeline.storage.series import open_envelope
 from sensorium_pipeline.submissions.package import MOST_BYTES, MOST_FILES, TRACKS, Track, is_plain_name
 from sensorium_pipeline.submissions.teams import TEAM
@@ -27,6 +28,8 @@ State = Literal["waiting", "accepted", "refused", "scored", "failed", "platform 
 Place = tuple[str, str]
 """A team and a track, which have a series of their own."""
 LARGEST_EVENT = 64 * 1024
+LARGEST_LIST = 2 * 1024**2
+"""Of as many files as there may be, of the longest names; one of gigabytes would take the memory of everybody's evaluation."""
 # What lies elsewhere in the inbox is nobody's submission.
 _EVENT = re.compile(rf"(submissions|requests)/({TEAM.pattern})/([a-z+]{{1,20}})/(\d{{6}}|[1-9]\d{{6,60}})\.json")
 T = TypeVar("T", bound=BaseModel)
@@ -275,6 +278,8 @@ def check_files(workspace: Workspace, digest: str) -> dict[str, int]:
         MissingObjectError: the inbox has no files of this digest.
         SubmissionError: too many, too large, or of names that would lead out of a folder.
     """
+    if len(workspace.inbox.read_range(manifest_path(digest), 0, LARGEST_LIST + 1)) > LARGEST_LIST:
+        raise SubmissionError("the list of its files is too long", where=digest[:12], advice=f"{MOST_FILES} files are the limit")
     files = list_files(workspace.inbox, digest)
     names = {entry.path for entry in files}
     for entry in files:

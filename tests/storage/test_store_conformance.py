@@ -69,6 +69,9 @@ class TestConformance:
         assert store.read("a/b.json") == b"one"
         assert store.read_range("a/c/d.json", 1, 3) == b"hr"
         assert store.read("empty") == b""
+        # Ranges end where the object does, also those of an empty one.
+        assert store.read_range("a/b.json", 1, 9) == b"ne"
+        assert store.read_range("a/b.json", 3, 9) == store.read_range("empty", 0, 9) == b""
         assert store.list("") == ["a", "a0", "empty"]
         assert store.list("a") == ["b.json", "c"]
         assert store.list("a/b.json") == []

@@ -1,5 +1,7 @@
 """What teams send, and what the organisers take in: signatures, dates, quotas, duplicates, requests."""
 
+import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -132,6 +134,40 @@ class TestTokens:
         assert {found[f"lobe-lab/sensorium/{number}"] for number in (1, 2)} == {"it is not a readable record"}
         assert take_in(workspace) == []
 
+    def test_what_is_no_plain_file_stops_nothing(self, workspace: Workspace, post: Post, token: Token) -> None:
+        root = Path(workspace.inbox.url.removeprefix("file://"))
+        digest = "0" * 64
+        (root / "manifests").mkdir(parents=True)
+        os.mkfifo(root / "manifests" / f"{digest}.json")
+        statement = Statement(release="2027", team="lobe-lab", track="sensorium", digest=digest, at=NOON)
+        post.forge("lobe-lab", statement, token.sign(statement))
+        folder = root / "submissions" / "lobe-lab" / "sensorium"
+        os.mkfifo(folder / "000002.json")
+        (folder / "000003.json").symlink_to("000003.json")
+        (folder / "000004.json").symlink_to("/dev/zero")
+        (folder / "000005.json").mkdir()
+        (folder / "000006.json").touch()
+        assert post.send(token, NOON + timedelta(days=1)).number == 7
+        take_in(workspace)
+        assert reasons(workspace) == {
+            "lobe-lab/sensorium/1": "its files are not in the inbox; submit it again",
+            "lobe-lab/sensorium/6": "it is not a readable record",
+            "lobe-lab/sensorium/7": "",
+        }
+
+    def test_lists_and_files_that_are_larger_than_they_can_be_are_not_read(self, workspace: Workspace, post: Post, token: Token) -> None:
+        root = Path(workspace.inbox.url.removeprefix("file://"))
+        sent = [post.send(token, NOON + timedelta(days=day)) for day in range(3)]
+        (list_of_files, description, _) = (root / "manifests" / f"{one.digest}.json" for one in sent)
+        os.truncate(list_of_files, 2**40)
+        prefix = json.loads(description.read_bytes())["prefix"]
+        os.truncate(root / prefix / "submission.toml", 2**40)
+        assert {decision.number: decision.reason for decision in take_in(workspace)} == {
+            1: f"{sent[0].digest[:12]}: the list of its files is too long. 1000 files are the limit.",
+            2: "it could not be read, and is tried again: the stored bytes are not those that were written",
+            3: "",
+        }
+
     def test_a_release_that_is_none(self, workspace: Workspace, post: Post, token: Token) -> None:
         for number, name in enumerate(("../../sealed", "", "2028", "x" * 300)):
             statement = Statement(release=name, team="lobe-lab", track="sensorium", digest=str(number) * 64, at=NOON)
@@ -228,6 +264,16 @@ class TestRequests:
         Series(workspace.inbox, "requests/lobe-lab/sensorium").append(signed)
         assert [decision.reason for decision in take_in(workspace)] == ["the signature is not the team's"]
         assert len(list_submissions(workspace)) == 2
+
+    def test_one_that_cannot_be_decided_stops_no_other(self, workspace: Workspace, release: Release, token: Token, two: list[Sent]) -> None:
+        workspace.open.create("releases/2028/000001.json", b"{}")
+        statement = Request(release="2028", team="lobe-lab", track="sensorium", digest="0" * 64, at=NOON, action="withdraw")
+        Series(workspace.inbox, "requests/lobe-lab/sensorium").append(
+            SignedRequest(statement=statement, token=1, signature=token.sign(statement))
+        )
+        request(workspace, release, "lobe-lab/sensorium/1", "withdraw", token)
+        assert [decision.reason[:23] for decision in take_in(workspace)] == ["it could not be read, a", ""]
+        assert [record.number for record in list_submissions(workspace)] == [2]
 
     def test_nobody_chooses_after_seeing_final_scores(
         self, workspace: Workspace, release: Release, post: Post, token: Token, two: list[Sent]
