@@ -127,54 +127,59 @@ def _write_at(file: int, content: memoryview, offset: int) -> None:
 
 @dataclass(frozen=True)
 class Neuropil:
-    """What neuropil a pixel is expected to show; see `remove_background` for the arrays.
+    """What neuropil a pixel is expected to show; see `remove_background`.
 
     Attributes:
         coarse: (squares y, squares x, bins) float32, brightness of the coarse grid.
+        sums: (squares y + 1, squares x + 1, bins) float32, of all squares above and to the left.
         weights_y, weights_x: how smooth neuropil follows from it along each axis; see `local_weights`.
-        around, inverse: what shines around every square at a distance that cells in it do not reach.
+        damping: of the shares of what shines around a square, counts squared.
     """
 
     coarse: Float32
+    sums: Float32
     weights_y: tuple[NDArray[np.int64], Float32]
     weights_x: tuple[NDArray[np.int64], Float32]
-    around: Float32
-    inverse: Float32
+    damping: float
 
-    def remove(self, stack: Float32, window: tuple[slice, slice], length: int) -> Float32:
+    def remove(self, stack: Float32, window: tuple[slice, slice], length: int, memory: BlockMemory) -> Float32:
         """Take slow changes (`length` bins) and neuropil from a window of the plane (y, x, bins) in place; returns the noise (y, x)."""
         (first_y, weights_y), (first_x, weights_x) = (
             (first[side], weights[side]) for (first, weights), side in zip((self.weights_y, self.weights_x), window, strict=True)
         )
         columns = slice(int(first_x[0]), int(first_x[-1]) + weights_x.shape[1])
-        rows = weigh_rows(np.ascontiguousarray(self.coarse[:, columns]), first_y, weights_y)
-        corner = (window[0].start, window[1].start)
+        rows = memory.array(len(stack), columns.stop - columns.start, stack.shape[2])
+        weigh_rows(np.ascontiguousarray(self.coarse[:, columns]), first_y, weights_y, rows)
+        down, right = (slice(side.start // COARSENING, -(-side.stop // COARSENING)) for side in window)
+        around = self._around(down, right, memory)
+        products = np.einsum("yxkt,yxjt->yxkj", around, around, optimize=True).astype(np.float64)
+        inverse = np.linalg.inv(products + self.damping * np.eye(len(DIRECTIONS))).astype(np.float32)
+        corner = (window[0].start - down.start * COARSENING, window[1].start - right.start * COARSENING)
         high_pass_all(stack, length)
-        return remove_background(
-            stack, rows, first_x - columns.start, weights_x, self.around, self.inverse, COARSENING, corner, *NEUROPIL_FACTOR
-        )
+        return remove_background(stack, rows, first_x - columns.start, weights_x, around, inverse, COARSENING, corner, *NEUROPIL_FACTOR)
+
+    def _around(self, down: slice, right: slice, memory: BlockMemory) -> Float32:
+        """What shines around squares (y, x, directions, bins) at a distance that cells in them do not reach."""
+        tall, wide, bins = self.coarse.shape
+        rows, columns = np.arange(down.start, down.stop), np.arange(right.start, right.stop)
+        around = memory.array(len(rows), len(columns), len(DIRECTIONS), bins)
+        for k, (y, x) in enumerate(DIRECTIONS):
+            top, bottom = (np.clip(rows + DISTANCE * y + side, 0, tall)[:, None] for side in (-1, 2))
+            left, end = (np.clip(columns + DISTANCE * x + side, 0, wide)[None] for side in (-1, 2))
+            total = self.sums[bottom, end] - self.sums[top, end] - self.sums[bottom, left] + self.sums[top, left]
+            around[:, :, k] = total / np.maximum((bottom - top) * (end - left), 1)[:, :, None]
+        return around
 
 
 def measure_neuropil(binned: BinnedMovie, scale: float) -> Neuropil:
     """The neuropil of a plane: smooth over `scale` px (standard deviation), and around every square of the coarse grid."""
     coarse = _without_activity(binned, scale)
-    tall, wide, bins = coarse.shape
-    sums = np.zeros((tall + 1, wide + 1, bins), np.float32)
+    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1, coarse.shape[2]), np.float32)
     sums[1:, 1:] = coarse.cumsum(0).cumsum(1)
-    around = np.zeros((tall, wide, len(DIRECTIONS), bins), np.float32)
-    rows, columns = np.arange(tall), np.arange(wide)
-    for k, (down, right) in enumerate(DIRECTIONS):
-        top, bottom = (np.clip(rows + DISTANCE * down + side, 0, tall)[:, None] for side in (-1, 2))
-        left, end = (np.clip(columns + DISTANCE * right + side, 0, wide)[None] for side in (-1, 2))
-        total = sums[bottom, end] - sums[top, end] - sums[bottom, left] + sums[top, left]
-        around[:, :, k] = total / np.maximum((bottom - top) * (end - left), 1)[:, :, None]
-    products = np.einsum("yxkt,yxjt->yxkj", around, around, optimize=True).astype(np.float64)
     # Noise of a pixel, from the steps of the squares, which average over it.
     noise = float(np.median(np.mean(np.diff(coarse, axis=2) ** 2, axis=2))) / 2 * COARSENING**2
-    damping = max(noise / SHARE_SPREAD**2, 1e-12)
-    inverse = np.linalg.inv(products + damping * np.eye(len(DIRECTIONS))).astype(np.float32)
     height, width = binned.shape
-    return Neuropil(coarse, local_weights(height, scale), local_weights(width, scale), around, inverse)
+    return Neuropil(coarse, sums, local_weights(height, scale), local_weights(width, scale), max(noise / SHARE_SPREAD**2, 1e-12))
 
 
 def _without_activity(binned: BinnedMovie, scale: float) -> Float32:
@@ -190,7 +195,9 @@ def _without_activity(binned: BinnedMovie, scale: float) -> Float32:
     for _ in range(ROUNDS):
         smooth = held
         for first, shares in weights:
-            smooth = np.ascontiguousarray(weigh_rows(smooth, first, shares).transpose(1, 0, 2))
+            rows = np.empty((len(shares), *smooth.shape[1:]), np.float32)
+            weigh_rows(smooth, first, shares, rows)
+            smooth = np.ascontiguousarray(rows.transpose(1, 0, 2))
         rest = binned.coarse - smooth
         # Of the median, which bouts of activity hardly move.
         spread = 1.4826 * np.median(np.abs(rest), axis=2, keepdims=True)

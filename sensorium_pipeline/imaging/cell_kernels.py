@@ -100,14 +100,12 @@ def high_pass_all(stack, length):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def weigh_rows(coarse, first, weights):  # type: ignore[no-untyped-def]
-    """Rows of a stack (y, x, bins) as weighted sums of those of `coarse`: `weights` (y, taps) from row `first` (y,) on."""
-    height = len(weights)
-    result = np.zeros((height, coarse.shape[1], coarse.shape[2]), np.float32)
-    for y in range(height):
+def weigh_rows(coarse, first, weights, result):  # type: ignore[no-untyped-def]
+    """Rows `result` (y, x, bins), overwritten: weighted sums of those of `coarse`, `weights` (y, taps) from row `first` (y,) on."""
+    result[:] = 0
+    for y in range(len(weights)):
         for x in range(coarse.shape[1]):
             add_weighted(result[y, x], weights[y], coarse[:, x], first[y])
-    return result
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -115,10 +113,10 @@ def remove_background(stack, rows, first, weights, around, inverse, square, corn
     """Take the neuropil of every pixel of a stack away, in place; returns the noise (y, x).
 
     Args:
-        stack: (y, x, bins) float32, a window of the plane with its first pixel at `corner` (y, x), without slow changes.
+        stack: (y, x, bins) float32, a window of the plane without slow changes, its first pixel at `corner` (y, x) of the squares.
         rows: (y, columns, bins) float32, smooth neuropil in the rows of the window at columns of the coarse grid.
         first, weights: (x,) and (x, taps), how the pixels of a row follow from those columns.
-        around: (squares y, squares x, directions, bins) float32, brightness around every square of the plane.
+        around: (squares y, squares x, directions, bins) float32, brightness around the squares that the window lies in.
         inverse: (squares y, squares x, directions, directions) float32, of their products, damped.
         square: px.
         least, most: how strongly neuropil can show in a pixel.

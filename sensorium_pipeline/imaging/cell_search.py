@@ -39,6 +39,16 @@ def scales_of(largest: float) -> tuple[float, ...]:
     return tuple(scales)
 
 
+def stacks_of(largest: float) -> float:
+    """What a search for cells up to a diameter keeps, in sizes of the stack that it searches, that stack included."""
+    return 1 + sum(1 / _stride(scale) ** 2 for scale in scales_of(largest))
+
+
+def _stride(scale: float) -> int:
+    """Every how many rows and columns the stack is kept once it is smoothed."""
+    return max(int(scale / 1.4), 1)
+
+
 class CellSearch:
     """Footprints and traces found one after another, the strongest first; the stack becomes what they leave.
 
@@ -60,7 +70,7 @@ class CellSearch:
         self.scales = scales_of(largest)
         self.reach = int(np.clip(0.7 * largest, 8, 24))  # px from the seed that a footprint can extend to
         self.kernels = [_gaussian(scale) for scale in self.scales]
-        self.strides = [max(int(scale / 1.4), 1) for scale in self.scales]
+        self.strides = [_stride(scale) for scale in self.scales]
         self.smoothed = [_smoothed(stack, kernel, stride, memory) for kernel, stride in zip(self.kernels, self.strides, strict=True)]
         self.noise = [_typical_noise(smoothed) for smoothed in self.smoothed]
         self.energy = [event_energy(smoothed, noise, EVENT) for smoothed, noise in zip(self.smoothed, self.noise, strict=True)]

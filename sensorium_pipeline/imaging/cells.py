@@ -8,7 +8,7 @@ detection, as in Pachitariu et al. 2017). All footprints of a block are then fit
 The binned movie lies on scratch disk and is worked on in overlapping blocks, so memory is bounded by the block.
 """
 
-from collections.abc import Iterator
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +24,13 @@ from sensorium_pipeline.imaging.binned_movie import bin_movie, measure_neuropil
 from sensorium_pipeline.imaging.block_memory import BlockMemory
 from sensorium_pipeline.imaging.cell_block import BlockCell, find_cells
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
+from sensorium_pipeline.imaging.cell_search import stacks_of
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings.movie import Movie
 
 BLOCK = 170  # side of a block at most, pixels
-BLOCK_BYTES = 64 * 2**20  # of the binned movie in a block at most, without its margins; the search keeps it at several scales
+BLOCK_BYTES = 48 * 2**20  # of the binned movie in a block at most, without its margins
+MOST_BYTES = 512 * 2**20  # of all blocks at work, with their margins and at all scales of the search
 CONFIDENT = 1.65  # standard errors by which a skewness must exceed its threshold: 95 %, one-sided
 FRAGMENT_GAP = 5.0  # px between the masks of a cell and what is left of it
 
@@ -80,7 +82,7 @@ def segment(
         scratch: folder for the binned movie, which is removed at the end.
         pixel_size: um; None where it is not known, and sizes count in pixels.
         progress: told after every chunk and block.
-        threads: blocks worked on at a time; the result does not depend on it.
+        threads: blocks worked on at a time, fewer where memory would not do; the result does not depend on it.
     """
     path = scratch / "binned.float32"
     try:
@@ -97,14 +99,13 @@ def segment(
         if binned is None:
             return _collect([], (movie.height, movie.width), parameters, pixel_size)
         largest = parameters.diameters(pixel_size)[1]
-        side = min(BLOCK, float(np.sqrt(BLOCK_BYTES / (4 * binned.coarse.shape[2]))))
-        blocks = list(_blocks(movie.height, movie.width, side, int(np.clip(largest / 2 + 4, 12, 32))))
+        blocks = _blocks(movie.height, movie.width, binned.coarse.shape[2], largest)
+        at_once = _at_once(blocks, binned.coarse.shape[2], largest, threads)
         # The window of the neuropil is far larger than any cell, so that no cell is taken for its own surround.
         neuropil = measure_neuropil(binned, max(parameters.neuropil_scale, largest / 2))
         length = max(round(parameters.high_pass * binned.rate), 1)
-
         memories: SimpleQueue[BlockMemory] = SimpleQueue()
-        for _ in range(max(threads, 1)):
+        for _ in range(at_once):
             memories.put(BlockMemory())
 
         def work(block: _Block) -> list[BlockCell]:
@@ -112,7 +113,7 @@ def segment(
             try:
                 memory.start()
                 stack = binned.window(*block.outer, memory)
-                noise = neuropil.remove(stack, block.outer, length)
+                noise = neuropil.remove(stack, block.outer, length, memory)
                 found = find_cells(
                     stack,
                     noise,
@@ -128,7 +129,7 @@ def segment(
             return [cell for cell in found if block.owns(cell.centroid)]
 
         found: list[BlockCell] = []
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             for done, cells in enumerate(pool.map(work, blocks)):
                 found += cells
                 progress(Progress("cells", done + 1, len(blocks), f"{len(found)} found"))
@@ -152,17 +153,23 @@ class _Block:
         return all(side.start - 0.5 <= value < side.stop - 0.5 for side, value in zip(self.inner, point, strict=True))
 
 
-def _blocks(height: int, width: int, side: float, margin: int) -> Iterator[_Block]:
-    """Blocks of about equal size, of about `side` pixels, that cover the field."""
+def _blocks(height: int, width: int, bins: int, largest: float) -> list[_Block]:
+    """Blocks of about equal size that cover the field; smaller ones where there are many bins."""
+    side = min(BLOCK, float(np.sqrt(BLOCK_BYTES / (4 * bins))))
+    margin = int(np.clip(largest / 2 + 4, 12, 32))
 
     def sides(length: int) -> list[tuple[slice, slice]]:
         count = max(round(length / side), 1)
         edges = np.linspace(0, length, count + 1).astype(int).tolist()
         return [(slice(a, b), slice(max(a - margin, 0), min(b + margin, length))) for a, b in pairwise(edges)]
 
-    for rows in sides(height):
-        for columns in sides(width):
-            yield _Block((rows[0], columns[0]), (rows[1], columns[1]))
+    return [_Block((rows[0], columns[0]), (rows[1], columns[1])) for rows in sides(height) for columns in sides(width)]
+
+
+def _at_once(blocks: list[_Block], bins: int, largest: float, threads: int) -> int:
+    """How many blocks can be worked on at a time."""
+    pixels = max(math.prod(side.stop - side.start for side in block.outer) for block in blocks)
+    return int(np.clip(MOST_BYTES / (4 * pixels * bins * stacks_of(largest)), 1, max(threads, 1)))
 
 
 def _collect(found: list[BlockCell], shape: tuple[int, int], parameters: CellParameters, pixel_size: float | None) -> Cells:

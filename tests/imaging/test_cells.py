@@ -7,8 +7,10 @@ import pytest
 from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from sensorium_pipeline.imaging.binned_movie import MOST_BINS
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
-from sensorium_pipeline.imaging.cells import Cells, segment
+from sensorium_pipeline.imaging.cell_search import stacks_of
+from sensorium_pipeline.imaging.cells import Cells, _at_once, _blocks, segment
 
 
 def find(
@@ -128,6 +130,21 @@ def test_flagged_frames_have_no_say(true_plane: TruePlane, tmp_path: Path) -> No
     cells = find(ArrayMovie(spoiled), tmp_path, flagged=flagged)
     assert len(true_plane.matches(cells.neuron, cells.pixel, cells.weight)) == len(true_plane.footprints)
     assert cells.kept.sum() == len(true_plane.footprints)
+
+
+@pytest.mark.parametrize("largest", [10.0, 30.0, 80.0])
+@pytest.mark.parametrize(("height", "width"), [(170, 170), (512, 512), (300, 1500)])
+def test_blocks_cover_the_field_in_bounded_memory_on_any_number_of_cores(height: int, width: int, largest: float) -> None:
+    for bins in (100, 333, MOST_BINS):
+        blocks = _blocks(height, width, bins, largest)
+        owned = np.zeros((height, width), int)
+        for block in blocks:
+            owned[block.inner] += 1
+        assert (owned == 1).all()
+        held = max(4 * bins * np.zeros(owned.shape)[block.outer].size * stacks_of(largest) for block in blocks)
+        assert held < 600e6
+        assert held * _at_once(blocks, bins, largest, threads=64) < 600e6
+        assert _at_once(blocks, bins, largest, threads=1) == _at_once(blocks, bins, largest, threads=0) == 1
 
 
 def test_nothing_to_find_in_constant_or_flagged_or_hidden_movies(true_plane: TruePlane, tmp_path: Path) -> None:
