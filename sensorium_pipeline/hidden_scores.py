@@ -17,14 +17,12 @@ from sensorium_pipeline.prediction_runs import PredictionRecord
 from sensorium_pipeline.rankings.resampling import RESAMPLING_VERSION, Draws, ResampledScore, draw, resample_score
 from sensorium_pipeline.scoring import METRIC_VERSION, ScoreRecord, SessionScore, primary_metric, score_predictions
 from sensorium_pipeline.sessions.catalogue import HiddenResponses, load_hidden, read_binding, read_session
-from sensorium_pipeline.sessions.tiers import Tier
+from sensorium_pipeline.sessions.tiers import HIDDEN_TIERS, Tier
 from sensorium_pipeline.storage import Workspace, digest_of, read_file, read_result, record_result, write_files
 from sensorium_pipeline.submissions.learning_curve import PICTURE, draw_learning_curves
 from sensorium_pipeline.submissions.predictions import Expected, Predictions, read_predictions, write_predictions
 from sensorium_pipeline.submissions.release import expected_predictions
 from sensorium_pipeline.submissions.run import PREDICTIONS
-
-HIDDEN_TIERS: tuple[Tier, ...] = ("test", "final_test")
 
 
 class TierScore(BaseModel):

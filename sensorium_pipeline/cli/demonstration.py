@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from sensorium_pipeline.cli.benchmark import print_ranking
 from sensorium_pipeline.compute import Channel, cluster_address, run_on_cluster
-from sensorium_pipeline.hidden_scores import HIDDEN_TIERS
 from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.rankings.publication import latest_page
 from sensorium_pipeline.rankings.records import RankingTable
@@ -23,6 +22,7 @@ from sensorium_pipeline.sessions.catalogue import list_sessions, load_inputs, lo
 from sensorium_pipeline.sessions.phases import Phase
 from sensorium_pipeline.sessions.records import SessionRecord
 from sensorium_pipeline.sessions.release import Release, change_phases, create_release, read_release
+from sensorium_pipeline.sessions.tiers import HIDDEN_TIERS
 from sensorium_pipeline.sessions.truth import TruthComparison, compare_with_truth
 from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.storage import Workspace, dataset_url, open_dataset, open_workspace

@@ -11,7 +11,7 @@ from sensorium_pipeline.recordings.raw_session import Role, Track
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.phases import Phase, check_phases
 from sensorium_pipeline.sessions.schema import TRACKS, known_track
-from sensorium_pipeline.sessions.tiers import Tier
+from sensorium_pipeline.sessions.tiers import HIDDEN_TIERS, Tier
 from sensorium_pipeline.storage import Series, Store, Workspace
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def create_release(
 
     Raises:
         InputError: no or unknown sessions, a session twice, an unknown track, a reference that is not "team/name".
-        OrganiserError: the leak audit of a session failed, or no session belongs to a track.
+        OrganiserError: the leak audit of a session failed, no session belongs to a track, or one that does lacks a hidden tier.
     """
     # Everybody reads releases, and the statistics of an audit take long to import.
     from sensorium_pipeline.sessions.audit import audit_session
@@ -113,6 +113,11 @@ def create_release(
     published = [read_session(workspace.open, session)[1] for session in sorted(sessions)]
     if all(session.track is None for session in published):
         raise OrganiserError("no session belongs to a track", where=f"release {name}", advice="Add a competition session.")
+    for session in published:
+        missing = [tier for tier in HIDDEN_TIERS if session.track is not None and not session.trials.get(tier)]
+        if missing:
+            problem = f"a competition session without trials of {' and '.join(missing)}: no submission could be scored"
+            raise OrganiserError(problem, where=f"session {session.name}", advice="Release sessions that showed images of both sets.")
     reports = [audit_session(workspace, session.name) for session in published]
     for report in reports:
         report.refuse_leaks()

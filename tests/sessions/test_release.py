@@ -1,5 +1,6 @@
 """Releases: audited before they are named, versioned, and clear about what may not be."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -58,6 +59,15 @@ def test_a_leak_stops_a_release(workspace, raw_of, publish):
     assert workspace.open.list("releases") == []
     with pytest.raises(InputError, match="there is no release yet"):
         choose_release(workspace.open)
+
+
+def test_a_competition_session_without_a_hidden_tier_makes_no_release(workspace, raw_of, publish):
+    raw = raw_of()
+    sets = {image: "test" if name == "final_test" else name for image, name in raw.image_sets.items()}
+    record = publish(replace(raw, image_sets=sets))
+    with pytest.raises(OrganiserError, match="without trials of final_test: no submission could be scored"):
+        create_release(workspace, "2022", [record.name])
+    assert workspace.open.list("releases") == []
 
 
 @pytest.mark.parametrize(("name", "sessions", "said"), [
