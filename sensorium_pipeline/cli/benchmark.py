@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sensorium_pipeline.cli.common import Json, ReleaseName, Root, flows_ready, settings_of, workspace_of
-from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.terminal import console, emphasised, print_json, print_table
 
 if TYPE_CHECKING:
@@ -54,15 +53,9 @@ def evaluate(
             console.print(f"Ranking page: {latest_page(workspace.open, chosen.name)}", highlight=False)
         return
     with flows_ready(settings):
-        from prefect.exceptions import CancelledRun
-
         from flows.evaluate_submissions import evaluate_submissions
 
-        try:
-            summary = evaluate_submissions(chosen.name, settings.root, only)
-        except CancelledRun as error:
-            problem = "the run was cancelled in Prefect"
-            raise PlatformError(problem, where="evaluate", advice="What was finished is kept; run it again to go on.") from error
+        summary = evaluate_submissions(chosen.name, settings.root, only)
     if json:
         print_json(summary)
         return
@@ -195,7 +188,7 @@ def print_ranking(table: "RankingTable") -> None:
         difference = row.difference_to_leader
         to_leader = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]" if difference and row.rank != 1 else ""
         improvement = f"{row.improvement_percent:+.1f} %" if row.improvement_percent is not None else ""
-        rows.append((row.rank or "-", row.team, row.model, score_text, to_leader, improvement, row.reason))
+        rows.append((row.rank or "-", row.rank_tier or "", row.team, row.model, score_text, to_leader, improvement, row.reason))
     title = f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier ({table.release})"
-    columns = ("rank", "team", "model", METRIC_LABELS[table.metric], "to the leader", "to baseline", "")
+    columns = ("rank", "tier", "team", "model", METRIC_LABELS[table.metric], "to the leader", "to baseline", "")
     print_table(title, columns, rows)
