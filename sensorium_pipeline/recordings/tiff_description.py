@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 _IMAGEJ = re.compile(r"^(images|channels|slices|frames|finterval|fps|tunit)=(\S+)", re.MULTILINE)
 _OME = re.compile(r'\b(SizeC|SizeZ|SizeT|DimensionOrder|TimeIncrement|TimeIncrementUnit)="([^"]*)"')
-_OME_IMAGES = re.compile(r"<TiffData\b([^>]*)>")
+_OME_IMAGES = re.compile(r"<TiffData\b([^<>]*)>")
 _OME_PLACE = re.compile(r'\b(IFD|FirstC|FirstZ|FirstT)="(\d{1,12})"')
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "µs": 1e-6, "min": 60.0, "": 1.0}
+_MOST_PIXELS = 1 << 62
 TIME, CHANNEL, DEPTH = "TCZ"
 
 Axes = tuple[tuple[str, int], ...]
@@ -60,7 +61,7 @@ def read_description(text: str, pages: int, frame: tuple[int, int]) -> TiffDescr
             shape = [int(length) for length in described["shape"]]
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return TiffDescription()
-        if len(shape) > 2 and tuple(shape[-2:]) == frame and min(shape) > 0:
+        if len(shape) > 2 and tuple(shape[-2:]) == frame and min(shape) > 0 and math.prod(shape) < _MOST_PIXELS:
             named = described.get("axes")
             names = named[:-2] if isinstance(named, str) and len(named) == len(shape) else "?" * (len(shape) - 2)
             turns = _turns([*zip(names, shape[:-2], strict=True)][::-1])

@@ -141,11 +141,11 @@ def open_tiff(table: PageTable, dataset: str | None = None) -> TiffMovie:
     about = read_description(table.text(0, DESCRIPTION), len(table), (first.height, first.width))
     if about.images > 1 and table.uncompressed:
         # One directory; the frames follow each other. ImageJ writes files of more than 4 GB so.
-        offsets = first.data_offset + np.arange(about.images, dtype=np.int64) * first.frame_bytes
-        if (end := int(offsets[-1]) + first.frame_bytes) > (size := path.stat().st_size):
+        if (end := first.data_offset + about.images * first.frame_bytes) > (size := path.stat().st_size):
             raise InputError(
                 f"is cut off: its {about.images} frames end at byte {end}, the file at byte {size}", where=path, advice=COPY_AGAIN
             )
+        offsets = first.data_offset + np.arange(about.images, dtype=np.int64) * first.frame_bytes
         table = replace(table, directories=np.full(about.images, first.directory), data_offsets=offsets)
     if about.turns:
         table = _take_turn(table, about.turns, dataset)

@@ -191,6 +191,21 @@ def test_a_file_that_crashes_the_library(tmp_path: Path) -> None:
         open_movie(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"shape": [' + "2, " * 1000 + "20, 24]}",
+        '{"shape": [1' + "0" * 4000 + ', 20, 24], "axes": "TYX"}',
+        "<OME>" + '<TiffData IFD="0" ' * 50_000,
+    ],
+    ids=["more frames than atoms", "a number of thousands of digits", "tags that never end"],
+)
+def test_a_hostile_description(tmp_path: Path, text: str) -> None:
+    """Of memory for all those frames, and of hours in a pattern that begins anew at every tag."""
+    tifffile.imwrite(tmp_path / "movie.tif", FRAMES[0], photometric="minisblack", description=text, metadata=None)
+    np.testing.assert_array_equal(open_movie(tmp_path / "movie.tif").read(0, 1), FRAMES[:1])
+
+
 @pytest.mark.parametrize("write", [write_hdf5, write_nwb])
 def test_a_file_that_was_cut_off_is_to_be_copied_again(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     """HDF5's own words for it hold "lock", as those for a file that another program holds do."""
