@@ -25,6 +25,9 @@ MOST_FRAMES = 100_000
 MOST_EPOCHS = 10_000
 ARRIVING = "checkpoint.arriving"
 SECONDS_BETWEEN_PROGRESS = 0.1
+REPORTS_AT_ONCE = 10
+LARGEST_COUNT = 2**53
+"""Dask's messages hold no number of more than 64 bits; a worker that sends one dies, and all runs on it."""
 # Progress is shown outside, so it is held to these words and a few numbers: "epoch 3: loss 1.25, validation 0.31".
 WORD = re.compile(
     "a|about|at|batch|batches|best|correlation|epoch|epochs|fit|fold|h|images|layer|learning|left|loss|m|mean|member|min|minutes|model|most|"
@@ -85,12 +88,13 @@ class ResultWriter:
         now = time.monotonic()
         if now - self._last_progress >= SECONDS_BETWEEN_PROGRESS or progress.done >= progress.total:
             self._last_progress = now
-            header = {"stage": progress.stage[:64], "done": progress.done, "total": progress.total, "detail": progress.detail[:128]}
-            self._send({"kind": "progress", **header})
+            # A submission may count with numpy's numbers, which json does not know.
+            header = {"stage": progress.stage[:64], "done": int(progress.done), "total": int(progress.total)}
+            self._send({"kind": "progress", **header, "detail": progress.detail[:128]})
 
     def epoch(self, number: int, loss: float, validation: float) -> None:
         """Report a point of the learning curve."""
-        self._send({"kind": "epoch", "number": number, "loss": float(loss), "validation": float(validation)})
+        self._send({"kind": "epoch", "number": int(number), "loss": float(loss), "validation": float(validation)})
 
     def checkpoint(self, content: bytes | memoryview) -> None:
         """Send a checkpoint."""
@@ -125,7 +129,7 @@ class ResultReader:
     Args:
         folder: of the host, private to this run.
         files: expected names -> largest size in bytes.
-        progress: called at most ten times a second.
+        progress: called ten times a second on average, at most.
         checkpoints: what to do with checkpoints; left out, there must be none.
     """
 
@@ -138,7 +142,8 @@ class ResultReader:
         self._arriving: Path | None = None  # a checkpoint
         self._missing_bytes = 0
         self._frames = 0
-        self._last_progress = 0.0
+        self._last_progress = -math.inf
+        self._reports_left = 0.0
         self._last_checkpoint = -math.inf
         self._epochs: dict[int, Epoch] = {}
         self.received: set[str] = set()
@@ -263,12 +268,19 @@ class ResultReader:
         self._missing_bytes = size
 
     def _show(self, header: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        stage, detail, done, total = str(header["stage"]), str(header["detail"]), float(header["done"]), float(header["total"])
-        if not (math.isfinite(done) and math.isfinite(total)) or (now - self._last_progress < SECONDS_BETWEEN_PROGRESS and done < total):
+        done, total = float(header["done"]), float(header["total"])
+        if not (math.isfinite(done) and math.isfinite(total)):
             return
-        self._last_progress = now
-        self._progress(Progress(_plain(stage) or "working", int(done), int(total), _plain(detail)))
+        now = time.monotonic()
+        # Those that end a stage follow others closely, so some may come at once.
+        earned = (now - self._last_progress) / SECONDS_BETWEEN_PROGRESS
+        self._reports_left, self._last_progress = min(self._reports_left + earned, REPORTS_AT_ONCE), now
+        if self._reports_left < 1:
+            return
+        self._reports_left -= 1
+        total = min(max(total, 0), LARGEST_COUNT)
+        counts = int(min(max(done, 0), total)), int(total)
+        self._progress(Progress(_plain(str(header["stage"])) or "working", *counts, _plain(str(header["detail"]))))
 
 
 def _plain(text: str) -> str:

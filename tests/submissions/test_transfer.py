@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,20 @@ def test_other_text_is_not_shown(tmp_path: Path, text: str) -> None:
     shown: list[Progress] = []
     ResultReader(tmp_path, {}, shown.append).feed(sent(("progress", Progress(text, 1, 1, text))))
     assert shown == [Progress("working", 1, 1, "")]
+
+
+def test_counts_that_no_message_can_hold_are_cut(tmp_path: Path) -> None:
+    shown: list[Progress] = []
+    reader = ResultReader(tmp_path, {}, shown.append)
+    for done, total in ((10**300, 10**301), (-(10**30), -1), (7, 3), (np.int64(2), np.int64(3))):
+        reader.feed(sent(("progress", Progress("epoch", done, total))))
+    assert [(report.done, report.total) for report in shown] == [(2**53, 2**53), (0, 0), (3, 3), (2, 3)]
+
+
+def test_reports_without_end_do_not_reach_whoever_shows_them(tmp_path: Path) -> None:
+    shown: list[Progress] = []
+    reader = ResultReader(tmp_path, {}, shown.append)
+    stream = sent(*[("progress", Progress("epoch", 1, 1))] * 5000)
+    started = time.monotonic()
+    reader.feed(stream)
+    assert 10 <= len(shown) <= 11 + 10 * (time.monotonic() - started)
