@@ -51,8 +51,8 @@ def test_a_release_names_audited_sessions_by_digest(workspace, three):
         read_release(workspace.open, "2023")
 
 
-def test_a_leak_stops_a_release(workspace, raw_of, publish):
-    record = publish(raw_of())
+def test_a_leak_stops_a_release(workspace, published):
+    record = published()
     Series(workspace.open, f"sessions/{record.name}").append(record)
     with pytest.raises(OrganiserError, match=r"leak audit failed.*lab_digest"):
         create_release(workspace, "2022", [record.name])
@@ -131,8 +131,8 @@ class TestPhases:
         assert str(path) in str(caught.value)
         assert caught.value.advice
 
-    def test_the_final_tier_opens_phase_by_phase_and_stays_open(self, workspace, publish, raw_of):
-        (record,) = [publish(raw_of())]
+    def test_the_final_tier_opens_phase_by_phase_and_stays_open(self, workspace, published):
+        record = published()
         competition = Phase(name="competition", closes=datetime(2022, 10, 15, tzinfo=UTC))
         create_release(workspace, "2022", [record.name], phases=[competition])
         moment = datetime(2022, 10, 16, tzinfo=UTC)
