@@ -1,8 +1,9 @@
 """Memory of one sandbox where no control group caps it (its worker is an ordinary user): counted from outside, ten times a second.
 
 What processes hold is counted once however many share it (proc_pid_smaps(5)), and whoever takes more than the cap is killed. What no
-process needs to map cannot be seen so: `seccomp` refuses calls that make such memory, temporary files have a size of their own, and when
-the machine itself has hardly any left, for whatever reason (memory of the kernel, another sandbox), the sandbox ends before others do.
+process needs to map cannot be seen so: `seccomp` refuses calls that make such memory and temporary files have a size of their own, but what
+lies unread in sockets, and shared pages that were made and given back, are not counted. When the machine itself has hardly any left, for
+whatever reason, its sandboxes end before anything else does. Only control groups hold against who means harm.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 KIBIBYTE = 1024
 PRIVATE = ("RssAnon", "RssShmem", "VmSwap")
 SHARED_ONCE = ("Pss_Anon", "Pss_Shmem", "SwapPss")
+PAGE_TABLES = ("VmPTE",)
 LEAST_FREE = 0.02
 """The part of the machine's memory that sandboxes leave to others."""
 
@@ -23,12 +25,13 @@ def memory_of(process: int, most: int) -> int:
         most: as long as the sum stays below with what is shared counted in each, it is that sum, which is quick to get.
     """
     family = list(_family(process))
-    held = [_sum(Path(f"/proc/{each}/status"), PRIVATE) or 0 for each in family]
+    held = [_sum(Path(f"/proc/{each}/status"), (*PRIVATE, *PAGE_TABLES)) or 0 for each in family]
     if sum(held) <= most:
         return sum(held)
     # A process that hides its pages counts in full.
     exact = [_sum(Path(f"/proc/{each}/smaps_rollup"), SHARED_ONCE) for each in family]
-    return sum(whole if once is None else once for whole, once in zip(held, exact, strict=True))
+    tables = [_sum(Path(f"/proc/{each}/status"), PAGE_TABLES) or 0 for each in family]
+    return sum(whole if once is None else once + table for whole, once, table in zip(held, exact, tables, strict=True))
 
 
 def machine_is_full() -> bool:

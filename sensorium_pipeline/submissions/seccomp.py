@@ -103,6 +103,7 @@ UNCOUNTED: dict[str, tuple[int, int]] = {
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "msgget": (68, 186),
+    "semget": (64, 190),
 }
 # Answered as if the kernel had no such call, so that libraries fall back: clone3 hides its flags from a filter behind a pointer.
 MISSING: dict[str, tuple[int, int]] = {
@@ -112,7 +113,7 @@ MISSING: dict[str, tuple[int, int]] = {
     "io_uring_register": (427, 427),
 }
 CLONE = (56, 220)
-SOCKET = (41, 198)
+SOCKETS = ((41, 198), (53, 199))  # socket and socketpair
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 X32_BIT = 0x40000000
 
@@ -151,11 +152,12 @@ def filter_program(*, uncounted_memory: bool = True) -> bytes:
         _instruction(JUMP_ANY_BIT, NAMESPACES, 0, 1),
         _instruction(RETURN, REFUSE),
         _instruction(RETURN, ALLOW),
-        _instruction(JUMP_EQUAL, SOCKET[column], 0, len(FAMILIES) + 2),
-        _instruction(LOAD_WORD, FIRST_ARGUMENT),
     ]
-    program += [_instruction(JUMP_EQUAL, family, len(FAMILIES) - index, 0) for index, family in enumerate(FAMILIES)]
-    program += [_instruction(RETURN, REFUSE), _instruction(RETURN, ALLOW)]
+    for numbers in SOCKETS:
+        program += [_instruction(JUMP_EQUAL, numbers[column], 0, len(FAMILIES) + 3), _instruction(LOAD_WORD, FIRST_ARGUMENT)]
+        program += [_instruction(JUMP_EQUAL, family, len(FAMILIES) - index, 0) for index, family in enumerate(FAMILIES)]
+        program += [_instruction(RETURN, REFUSE), _instruction(RETURN, ALLOW)]
+    program += [_instruction(RETURN, ALLOW)]
     return b"".join(program)
 
 

@@ -37,12 +37,13 @@ def test_network_and_names(attack: Attack) -> None:
             except OSError:
                 pass
             # Netlink, packets, kernel cryptography, and sockets to the machine's own host (no network namespace holds those).
-            for family in (16, 17, 38, 40):
-                try:
-                    socket.socket(family, socket.SOCK_STREAM if family == 40 else socket.SOCK_RAW)
-                    found.append(family)
-                except PermissionError:
-                    pass
+            for family in (16, 17, 30, 38, 40):
+                for make in (socket.socket, socket.socketpair):
+                    try:
+                        make(family, socket.SOCK_STREAM if family == 40 else socket.SOCK_RAW)
+                        found.append(family)
+                    except PermissionError:
+                        pass
             interfaces = open("/proc/net/dev").read().splitlines()[2:]
             if [line for line in interfaces if not line.strip().startswith("lo:")]:
                 found.append(interfaces)

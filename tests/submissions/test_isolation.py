@@ -84,14 +84,18 @@ def test_limits_without_control_groups(tier: IsolationTier, staged: Path, tmp_pa
     monkeypatch.setattr(sandbox, "ControlGroup", lambda memory, processes: ControlGroup(memory, processes, mount=tmp_path))
     many = "[os.fork() for _ in range(4)]\n    hoard = np.ones(2**23)\n    time.sleep(60)"
     shared = "hoard = mmap.mmap(-1, 2**30)\n    hoard[:] = bytes(2**20) * 1024\n    time.sleep(60)"
-    unseen = "libc = ctypes.CDLL(None)\n    raise RuntimeError((libc.memfd_create(b'hoard', 0), libc.shmget(0, 2**30, 0o1600)))"
+    made = "libc.memfd_create(b'hoard', 0), libc.shmget(0, 2**30, 0o1600), libc.semget(0, 32000, 0o600)"
+    unseen = f"libc = ctypes.CDLL(None)\n    raise RuntimeError(({made}))"
+    # Pages that are read and never written are all the same one, but not what says so.
+    tables = "sparse = mmap.mmap(-1, 2**40, 0x4022, mmap.PROT_READ)\n    any(sparse[::2**21])\n    time.sleep(60)"
     threads = "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(100)]"
     for number, (body, end) in enumerate(
         (
             ("return np.ones(2**30)", "out of memory: more than 512 MB"),
             (many, "out of memory: more than 512 MB"),
             (shared, "out of memory: more than 512 MB"),
-            (unseen, "RuntimeError: (-1, -1)"),
+            (unseen, "RuntimeError: (-1, -1, -1)"),
+            (tables, "out of memory: more than 512 MB"),
             ("while os.fork():\n        pass\n    time.sleep(60)", "too many processes: more than 24"),
             (threads, "too many processes: more than 24"),
         )
