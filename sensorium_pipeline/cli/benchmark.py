@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sensorium_pipeline.rankings.records import RankingTable
 
 PANEL = "Evaluation and ranking"
-SHOWN = 6
 TrackOption = Annotated[Literal["sensorium", "sensorium+"], typer.Option(help="Track.")]
 TierOption = Annotated[Literal["test", "final_test"], typer.Option(help="test (live) or final_test (final).")]
 
@@ -155,8 +154,7 @@ def explain(
             console.print(f"{origin.number}:", emphasised(_explained(origin)), highlight=False)
             console.print(f"  {origin.how}", highlight=False)
         for what, named in digests.items():
-            more = f" and {len(named) - SHOWN} more, which --json lists" if len(named) > SHOWN else ""
-            console.print(f"  {what}: {', '.join(named[:SHOWN])}{more}", highlight=False)
+            console.print(f"  {what}: {', '.join(named)}", highlight=False)
 
 
 def _explained(origin: "Origin") -> str:

@@ -113,7 +113,6 @@ def _by_session(row: Row) -> list[Origin]:
 
 def _of_the_row(table: RankingTable, row: Row) -> list[Origin]:
     records = {"score records": tuple(digest for result in row.sessions for digest in result.score_digests)}
-    competing = {"submissions": tuple(other.submission_digest for other in table.ranked)}
     origins = [_estimate(f"score ({METRIC_LABELS[table.metric]})", row.score, f"mean over {len(row.sessions)} session(s)", records)]
 
     def add(number: str, value: float | None, how: str, digests: Mapping[str, tuple[str, ...]]) -> None:
@@ -123,9 +122,9 @@ def _of_the_row(table: RankingTable, row: Row) -> list[Origin]:
     add("deviation of single seeds", row.seed_deviation, "standard deviation over seeds of the score of each alone", records)
     add("relative score", row.relative_score, "score divided by the mean of the sessions' noise ceilings", records)
     if row.rank is not None and row.rank_low is not None and row.rank_high is not None:
-        how = f"place by score among {len(table.ranked)}, in rank tier {row.rank_tier}; interval from draws of all scores together"
-        origins.append(Origin(number="rank", value=row.rank, low=row.rank_low, high=row.rank_high, how=how, digests=competing))
-        add("P(best)", row.p_best, "share of the same draws in which it comes first", competing)
+        how = f"place by score among {len(table.ranked)} ranked rows, in rank tier {row.rank_tier}; interval from draws of all scores"
+        origins.append(Origin(number="rank", value=row.rank, low=row.rank_low, high=row.rank_high, how=how, digests=records))
+        add("P(best)", row.p_best, "share of the same draws in which it comes first", records)
     if row.difference_to_leader is not None:
         digests = {"submission": (row.submission_digest,), "leader": (table.ranked[0].submission_digest,)}
         how = "score minus the leader's score; interval from paired resamples"
