@@ -160,6 +160,7 @@ def run_on_cluster(
     name: str | None = None,
     resources: dict[str, float] | None = None,
     progress: ProgressCallback = silent,
+    stop: Callable[[], bool] = never,
 ) -> Result:
     """Run `function(*arguments, channel)` on a worker and wait for it; its reports go to `progress`, in the caller's thread.
 
@@ -167,7 +168,8 @@ def run_on_cluster(
         PlatformError, CancelledError, Exception: as `run_all_on_cluster`.
     """
     names = [name] if name else None
-    with closing(run_all_on_cluster(address, function, [arguments], names=names, resources=resources, progress=progress)) as results:
+    run = run_all_on_cluster(address, function, [arguments], names=names, resources=resources, progress=progress, stop=stop)
+    with closing(run) as results:
         return next(results)[1]
 
 

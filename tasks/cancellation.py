@@ -36,7 +36,8 @@ def cancellable() -> Iterator[threading.Event]:
     finally:
         ended.set()
         watcher.join()
-        del _stopped[run]
+        if not stopped.is_set():  # else tasks have yet to ask
+            del _stopped[run]
 
 
 def cancelled() -> bool:

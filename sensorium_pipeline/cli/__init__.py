@@ -37,7 +37,7 @@ submissions.register(app)
 benchmark.register(app)
 teams.register(app)
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # how Typer ends a command after Ctrl-C
 USER = 1
 PLATFORM = 2
 WRONG_USAGE = 2
@@ -46,6 +46,8 @@ WRONG_USAGE = 2
 def main() -> None:
     """Run the command line; every error becomes one sentence on the error stream and an exit code (1: the input, 2: the platform)."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it is ignored
+        signal.signal(signal.SIGHUP, _terminate)
     # Arrays are freed when their last reference goes. Looking for cycles after every 700 objects takes a tenth of the time in which
     # libraries load and pictures are drawn.
     gc.set_threshold(50_000, 20, 100)
@@ -57,14 +59,13 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
+        if end.code == INTERRUPTED:
+            messages.print("interrupted; what was finished is kept, run the same command again to go on")
         # Typer ends wrong usage with 2, which means the platform here.
         sys.exit(USER if end.code == WRONG_USAGE else end.code)
     except SensoriumError as error:
         messages.print(emphasised("error", "bold red"), str(error), highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        messages.print("interrupted; what was finished is kept, run the same command again to go on")
-        sys.exit(INTERRUPTED)
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
         messages.print(emphasised("internal error", "bold red"), text, highlight=False)
@@ -79,5 +80,5 @@ def main() -> None:
 
 
 def _terminate(signal_number: int, frame: object) -> None:
-    """Being told to end ends like Ctrl-C, so that the servers started for this command are stopped."""
+    """Being told to end, as by a terminal that is closed, ends like Ctrl-C, so that the servers started for this command are stopped."""
     raise KeyboardInterrupt

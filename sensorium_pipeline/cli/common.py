@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.progress import ProgressCallback
 from sensorium_pipeline.settings import Settings
 
@@ -47,15 +47,24 @@ def workspace_of(root: str | None) -> "Workspace":
 
 @contextmanager
 def flows_ready(settings: Settings) -> Iterator[ProgressCallback]:
-    """A Prefect server to run flows against, and bars in the terminal for what they report."""
+    """A Prefect server to run flows against, and bars in the terminal for what they report.
+
+    Raises:
+        PlatformError: somebody cancelled the run of a flow.
+    """
     from sensorium_pipeline.services import prefect_server
     from sensorium_pipeline.terminal import progress_bars
 
     with progress_bars() as show, prefect_server(settings, show, import_flows):
+        from prefect.exceptions import CancelledRun
+
         from tasks.reporting import display
 
         display.show = show
-        yield show
+        try:
+            yield show
+        except CancelledRun as error:
+            raise PlatformError("the run was cancelled in Prefect", advice="What was finished is kept; run it again to go on.") from error
 
 
 def import_flows() -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,32 @@ def ended_like(undisturbed: PredictionRecord, world: World, job: Job) -> None:
     assert evaluation.curve_digest is not None
     # What was only needed while it trained is gone.
     assert not world.workspace.sealed.walk("checkpoints")
+
+
+def test_tasks_of_a_flow_that_is_ended_by_an_error_are_told_to_end(prefect_api: str) -> None:
+    from prefect import flow, task
+
+    from tasks.cancellation import cancellable, cancelled
+    from tasks.common import WAITING
+
+    started, told = threading.Event(), threading.Event()
+
+    @task
+    def waits_for_work() -> None:
+        started.set()
+        wait_until(cancelled, 30)
+        told.set()
+
+    @flow(task_runner=WAITING)
+    def interrupted() -> None:
+        with cancellable():
+            waits_for_work.submit()
+            assert started.wait(30)
+            raise ValueError("interrupted")
+
+    with pytest.raises(ValueError, match="interrupted"):
+        interrupted()
+    assert told.is_set()
 
 
 def test_a_worker_killed_twice_costs_time_and_changes_no_bit(
