@@ -93,7 +93,7 @@ def check(
     elif report.run is None:
         console.print(f"{report.submission.name}: ready to submit; it predicts all that release {chosen.name} asks for")
     elif report.passed:
-        memory = f", {report.run.peak_memory_bytes / 2**20:.0f} MB" if report.run.peak_memory_bytes else ""
+        memory = f", {_bytes(report.run.peak_memory_bytes)}" if report.run.peak_memory_bytes else ""
         console.print(f"{report.submission.name}: ready to submit (smoke run {report.run.wall_seconds:.1f} s{memory}, {report.run.tier})")
         _print_curve(report.run.epochs)
         if report.cost is not None:
@@ -111,11 +111,17 @@ def _print_curve(epochs: "Sequence[Epoch]") -> None:
         console.print(f"Validation score on the slice: {', '.join(points)}.", highlight=False)
 
 
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.0f} MB"
+
+
 def _print_cost(cost: "Cost", seeds: int) -> None:
-    memory = f", {cost.memory_bytes / 2**30:.1f} GB of memory" if cost.memory_bytes else ""
-    each = f" for each of {seeds} seeds" if seeds > 1 else ""
-    total = f"{cost.seconds / 60:.1f} min{each}{memory}; {cost.device_seconds:.0f} device-seconds"
-    console.print(f"The whole release would take about {total}, on a machine like this and with as many epochs.", highlight=False)
+    time = f"{cost.seconds:.0f} s" if cost.seconds < 90 else f"{cost.seconds / 60:.1f} min"
+    each = f" for each of {seeds} seeds, {cost.device_seconds:.0f} s of a device together" if seeds > 1 else ""
+    memory = f", {_bytes(cost.memory_bytes)} of memory" if cost.memory_bytes else ""
+    console.print(
+        f"The whole release would take about {time}{each}{memory}, on a machine like this and with as many epochs.", highlight=False
+    )
     if cost.seconds > cost.limit_seconds:
         messages.print(f"That is more than the limit of {cost.limit_seconds / 60:.0f} min: train for less time.")
 

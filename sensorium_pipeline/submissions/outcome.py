@@ -18,6 +18,14 @@ from sensorium_pipeline.submissions.transfer import Epoch, ReportedError, Result
 
 NO_THREAD = "can't start new thread"
 """What Python says where the kernel refuses one."""
+# What surprises those who have run their code on their own machine alone.
+NO_NETWORK = "There is no network in the sandbox; bring weights and data along"
+ADVICE = {
+    "ModuleNotFoundError": "The environment is the platform's; bring Python along as files beside submission.toml",
+    "ConnectionError": NO_NETWORK,
+    "URLError": NO_NETWORK,
+    "gaierror": NO_NETWORK,
+}
 # What may be said of predictions that a hostile submission could have made: these words of ours, and counts.
 PLAIN_PROBLEM = re.compile(r"\d+ of \d+ values are NaN or infinite|no predictions for session [\w.-]+")
 
@@ -119,7 +127,8 @@ def as_reported(reported: ReportedError) -> SubmissionError:
     ours = any(reported.kind == kind.__name__ for kind in (InputError, SubmissionError, ResourceLimitError))
     words = reported.message if ours and reported.message else f"{reported.kind}: {reported.message}".rstrip(": ")
     where = reported.place or ("" if ours else "sandbox")
-    return SubmissionError(words, where=where, advice=reported.advice)
+    usual = "Write to /tmp; all else is read-only" if reported.number == errno.EROFS else ADVICE.get(reported.kind, "")
+    return SubmissionError(words, where=where, advice=reported.advice or usual)
 
 
 def describe_failure(error: SubmissionError | ResourceLimitError, *, own_words: bool = False) -> Failure:

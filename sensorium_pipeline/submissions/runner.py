@@ -13,12 +13,13 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.errors import SensoriumError, SubmissionError
 from sensorium_pipeline.submissions.arrays import write_arrays
 from sensorium_pipeline.submissions.interface import Context, FeatureModel, Model, NoCheckpoints, TrainableModel
 from sensorium_pipeline.submissions.staging import Staged, load_staged
@@ -29,10 +30,6 @@ RESULT_DESCRIPTOR = 3
 SUBMISSION, STAGED, JOB = Path("/submission"), Path("/staged"), Path("/job")
 CHECKPOINT = "checkpoint"
 LONGEST_TEXT = 1000
-
-
-class Unusable(Exception):
-    """The submission returned something that cannot be used; a plain message for its team."""
 
 
 class SentCheckpoints:
@@ -93,7 +90,7 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
 
         settle_vector_functions()
     if not callable(build):
-        raise Unusable(f"{module} has no function {function}")
+        raise SubmissionError(f"{module} has no function {function}", where="entry_point", advice="Name the function that builds the model")
     seconds = job["checkpoint_seconds"]
     context = Context(
         sessions=tuple(session.data.description for session in staged.sessions),
@@ -109,12 +106,25 @@ def _build(job: dict[str, Any], staged: Staged, results: ResultWriter) -> Model:
     )
     model = build(context)
     if callable(getattr(model, "predict", None)):
+        _refuse_half_trainable(model)
         return model
     if isinstance(model, FeatureModel):
         from sensorium_pipeline.submissions.features import FittedReadout
 
         return FittedReadout(context, model)
-    raise Unusable(f"{function} returned {type(model).__name__}, which has no method predict(session, inputs)")
+    advice = "Return an object with predict(session, inputs), or with features(images)"
+    raise SubmissionError(f"it returned {type(model).__name__}, which has no method predict", where=function, advice=advice)
+
+
+def _refuse_half_trainable(model: object) -> None:
+    """Without `state` a method `train` would never be called, and the model predict untrained."""
+    train = getattr(type(model), "train", None)
+    # That of every torch module switches between two modes.
+    if isinstance(model, TrainableModel) or train is None or str(getattr(train, "__module__", "")).startswith("torch."):
+        return
+    missing = " and ".join(name for name in ("state", "load_state") if not hasattr(model, name))
+    advice = "A model that is trained here has train, state and load_state"
+    raise SubmissionError(f"it has a method train, but no {missing}", where=type(model).__name__, advice=advice)
 
 
 def _require_device(device: str) -> None:
@@ -128,8 +138,11 @@ def _require_device(device: str) -> None:
 def _evaluate(model: Model, staged: Staged, results: ResultWriter) -> None:
     if isinstance(model, TrainableModel):
         model.train([session.data for session in staged.sessions])
+        state = model.state()
+        if not isinstance(state, Mapping):
+            raise SubmissionError(f"it returned {type(state).__name__}", where="state", advice="Return a dictionary, name -> array")
         content = io.BytesIO()
-        write_arrays(content, dict(model.state()))
+        write_arrays(content, state)
         results.file("state.npz", content.getbuffer())
     for session in staged.predicted:
         _send(results, model, session.data.description, session.inputs, session.trial_id)
@@ -139,7 +152,7 @@ def _predict_images(model: Model, job: dict[str, Any], staged: Staged, results: 
     state = JOB / "state.npz"
     if state.exists():
         if not isinstance(model, TrainableModel):
-            raise Unusable("the model has no load_state, but a trained state was kept")
+            raise SubmissionError("it has no load_state, but a trained state was kept", where=type(model).__name__)
         with np.load(state, allow_pickle=False) as arrays:
             model.load_state({name: arrays[name] for name in arrays.files})
     description = next(session.data.description for session in staged.sessions if session.data.description.name == job["session"])
@@ -161,9 +174,11 @@ def _send(
     returned = model.predict(session.name, inputs)
     prediction = np.asarray(returned)
     if prediction.dtype.kind not in "fiu":
-        raise Unusable(f"predict returned {type(returned).__name__} of dtype {prediction.dtype} for session {session.name}; return float32")
+        problem = f"it returned {type(returned).__name__} of dtype {prediction.dtype} for session {session.name}"
+        raise SubmissionError(problem, where="predict", advice="Return float32")
     if prediction.shape != wanted:
-        raise Unusable(f"predict returned shape {prediction.shape} for session {session.name}; its trials and neurons are {wanted}")
+        problem = f"it returned shape {prediction.shape} for session {session.name}"
+        raise SubmissionError(problem, where="predict", advice=f"Return (trials, neurons), here {wanted}")
     content = io.BytesIO()
     arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]
     arrays = {"trial_id": trial_id, "unit_id": session.unit_ids, "prediction": np.ascontiguousarray(prediction, dtype=np.float32)}

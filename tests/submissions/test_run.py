@@ -129,6 +129,49 @@ def test_own_error_names_the_line(run: Run, tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "out" / "console.txt").read_text()
 
 
+HALF = """
+class Half:
+    def train(self, sessions): pass
+    def predict(self, session, inputs): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "advice"),
+    [
+        (f"{HALF}def build(context): return Half()", "Half: it has a method train, but no state and load_state", "A model that is"),
+        ("def build(context): pass", "build: it returned NoneType, which has no method predict", "Return an object with predict"),
+        (GOOD.replace("return self.mean\n", "pass\n"), "state: it returned NoneType", "Return a dictionary"),
+        (GOOD.replace(".astype(np.float32)", "[:, :1]"), "predict: it returned shape (7, 1) for", "Return (trials, neurons), here (7, 5)"),
+        (
+            GOOD.replace("return (brightness", "return None and (brightness"),
+            "predict: it returned NoneType of dtype object",
+            "Return float32",
+        ),
+        ("import no_such_module\ndef build(context): pass", "ModuleNotFoundError", "bring Python along"),
+        ("import socket\ndef build(context): socket.getaddrinfo('example.org', 80)", "gaierror", "There is no network"),
+        ("def build(context): open('/submission/log', 'w')", "OSError: [Errno 30]", "Write to /tmp"),
+    ],
+)
+def test_usual_mistakes_say_what_to_do(run: Run, code: str, message: str, advice: str) -> None:
+    failure = run(code).failure
+    assert failure is not None
+    assert message in failure.problem
+    assert advice in failure.advice
+
+
+def test_a_torch_module_with_weights_of_its_own_is_not_taken_for_one_that_trains(run: Run) -> None:
+    code = """
+    import numpy as np, torch
+    class Fixed(torch.nn.Module):
+        def predict(self, session, inputs):
+            return np.zeros((len(inputs), 5 if session == "static1-1-1" else 3), np.float32)
+    def build(context):
+        return Fixed()
+    """
+    assert run(code, replace(SMALL, memory_bytes=2**31)).status == "finished"
+
+
 @pytest.mark.parametrize("end", [".", ": ", "... "])
 def test_words_of_a_submission_are_known_as_such_however_they_end(run: Run, end: str) -> None:
     failure = run(f"def build(context):\n    raise ValueError('all pixels{end}')\n").failure
@@ -151,21 +194,6 @@ def test_an_error_of_our_own_code_names_the_file_and_not_itself() -> None:
     reported = ReportedError("InputError", "weights.pth: is no checkpoint", "", None, "Send another")
     assert str(as_reported(reported)) == "weights.pth: is no checkpoint. Send another."
     assert str(as_reported(replace(reported, kind="ValueError", message="x", advice=""))) == "sandbox: ValueError: x"
-
-
-def test_wrong_returns_are_explained(run: Run) -> None:
-    cases = {
-        "lambda session, inputs: inputs.images.mean(axis=(1, 2))": "shape (7,) for session static1-1-1; its trials and neurons are (7, 5)",
-        "lambda session, inputs: None": "returned NoneType of dtype object",
-    }
-    for function, problem in cases.items():
-        code = f"class Model: pass\ndef build(context):\n    model = Model()\n    model.predict = {function}\n    return model\n"
-        failure = run(code).failure
-        assert failure is not None
-        assert problem in failure.problem
-    failure = run("def build(context):\n    return 1\n").failure
-    assert failure is not None
-    assert "returned int, which has no method predict" in failure.problem
 
 
 @pytest.mark.parametrize("value", ["np.nan", "np.inf", "1e300"])
