@@ -9,6 +9,8 @@ proportional to the calcium: that indicators answer a burst more than proportion
 What is fixed here was chosen on simulated traces with DS09, DS14, DS16 and half of the other data sets of the Cascade collection in view:
 none of these is an untouched test of the method.
 
+A trace that was resampled to a higher rate is brought back: in what was put between its frames there is neither evidence nor time.
+
 Frames that are NaN (flagged for motion) carry no evidence: calcium decays through them, what rises meanwhile is theirs, and they stay
 NaN in the results.
 """
@@ -109,9 +111,9 @@ def deconvolve(
             traces, offset = _less_offset(dff[block], start)
             slow = slow_baseline(traces, frame_rate)
             flat = traces - slow
-            noises = noise_level(flat, frame_rate)
-        for neuron, trace, noise in zip(range(start, neurons), flat, noises, strict=False):
-            _infer(trace, noise, frame_rate, parameters, result, neuron)
+            noises, resampled = noise_level(flat, frame_rate)
+        for neuron, trace, noise, factor in zip(range(start, neurons), flat, noises, resampled, strict=False):
+            _infer(trace, noise, int(factor), frame_rate, parameters, result, neuron)
         result.baseline[block] += slow + offset[:, None]
 
     # Threads of our own rather than numba's, whose pool must not be entered twice at a time nor survive a fork.
@@ -148,22 +150,39 @@ def _less_offset(dff: NDArray[np.float32], first: int) -> tuple[NDArray[np.float
 
 
 def _infer(
-    trace: NDArray[np.float32], noise: float, frame_rate: float, parameters: DeconvolutionParameters, result: Deconvolution, neuron: int
+    trace: NDArray[np.float32],
+    noise: float,
+    resampled: int,
+    frame_rate: float,
+    parameters: DeconvolutionParameters,
+    result: Deconvolution,
+    neuron: int,
 ) -> None:
-    """Fill the row `neuron` of the result from one trace (frames,) less its slow baseline."""
+    """Fill the row `neuron` of the result from one trace (frames,) less its slow baseline, each `resampled` frames of which were one."""
     known, mean, variance = _moments(trace)
     if not np.isfinite(noise + variance):
         raise InputError("values are too large", where=f"traces[{neuron}]", advice="Give the traces in another unit, below 1e15.")
     result.noise[neuron] = noise
     result.baseline[neuron] = mean
-    noise = float(np.clip(noise, np.sqrt(LEAST_NOISE * variance), np.sqrt(MOST_NOISE * variance)))
     if variance > FLAT * mean**2:
-        kinetics = _kinetics(trace, noise, frame_rate, parameters)
-        found = explain(trace, kinetics.decay * frame_rate, kinetics.rise * frame_rate, kinetics.noise)
-        height = kernel_height(kinetics.decay * frame_rate, kinetics.rise * frame_rate)
-        _move_back(found.activity, height, kinetics.late(frame_rate), result.activity[neuron])
-        result.noise[neuron] = kinetics.noise
-        result.denoised[neuron] = found.calcium
+        joined, rate = trace, frame_rate / resampled
+        if resampled > 1:
+            # The noise of frames that were one is the same.
+            joined = _join(trace, resampled)
+            noise = float(noise_level(joined[None], rate)[0][0]) or noise
+        noise = float(np.clip(noise, np.sqrt(LEAST_NOISE * variance), np.sqrt(MOST_NOISE * variance)))
+        kinetics = _kinetics(joined, noise, rate, parameters)
+        found = explain(joined, kinetics.decay * rate, kinetics.rise * rate, kinetics.noise)
+        height = kernel_height(kinetics.decay * rate, kinetics.rise * rate)
+        if resampled > 1:
+            frames, activity = np.arange(len(trace)), np.zeros(len(joined), np.float32)
+            _move_back(found.activity, height, kinetics.late(rate), activity)
+            result.activity[neuron] = activity[frames // resampled] / resampled
+            result.denoised[neuron] = np.interp((frames + 0.5) / resampled - 0.5, np.arange(len(joined)), found.calcium)
+        else:
+            _move_back(found.activity, height, kinetics.late(rate), result.activity[neuron])
+            result.denoised[neuron] = found.calcium
+            result.noise[neuron] = kinetics.noise
         result.baseline[neuron] = found.baseline
         result.time_constants[neuron] = (kinetics.decay, kinetics.rise)[: parameters.order]
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)
@@ -203,14 +222,15 @@ def _kinetics(trace: NDArray[np.float32], noise: float, frame_rate: float, param
     if size < 2 or len(trace) < size * KINETICS_FRAMES:
         return estimate_kinetics(trace, parameters.order, noise, frame_rate, parameters.decay, parameters.rise)
     joined = _join(trace, size)
-    level = float(noise_level(joined[None], frame_rate / size)[0]) or noise
+    level = float(noise_level(joined[None], frame_rate / size)[0][0]) or noise
     found = estimate_kinetics(joined, parameters.order, level, frame_rate / size, parameters.decay, parameters.rise)
     return replace(found, noise=min(found.noise * np.sqrt(size), noise))
 
 
 def _join(trace: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Means over `size` neighbours, of those that are known."""
-    rows = trace[: len(trace) // size * size].reshape(-1, size)
+    """Means over `size` neighbours, of those that are known; the last may be of fewer."""
+    missing = -len(trace) % size
+    rows = np.pad(trace, (0, missing), constant_values=np.nan).reshape(-1, size)
     joined: NDArray[np.float32] = rows.mean(1)
     if np.isnan(joined).any():
         known = ~np.isnan(rows)

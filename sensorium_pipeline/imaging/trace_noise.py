@@ -2,7 +2,7 @@
 
 Noise is flat, calcium falls: so the noise's level is read above a quarter of the frame rate, as the median over segments, which leaves
 bouts of activity out. A trace that was resampled from a lower rate holds nothing in the upper part of its spectrum; the noise is then
-read from the highest plateau below it.
+read from the highest plateau below it, whose end tells the former rate.
 """
 
 import functools
@@ -15,16 +15,21 @@ from numpy.typing import NDArray
 SEGMENT = 256  # frames of a segment
 FEWEST_FRAMES = 8  # for a spectrum
 SLOWEST_NOISE = 2.0  # Hz: no plateau of the spectrum below is called noise
+EMPTY, ABOVE = 0.01, 1.3  # of the plateau: less is left of a resampled trace above its former rate, times this
+MOST_FILLED, MARGIN = 0.67, 1.1  # of the spectrum that a resampled trace fills; by how much it seems to fill more
 MANY_SEGMENTS = 20  # so many need not overlap
 MEDIAN_OF_POWER = float(np.log(2))  # the median of a chi-squared variable of two degrees, over its mean
 
 
-def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.float64]:
-    """(neurons,) standard deviation of the noise within a frame of traces (neurons, frames), NaN where a frame is missing.
+def noise_level(traces: NDArray[np.float32], frame_rate: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Noise of traces (neurons, frames), NaN where a frame is missing, and whether they were resampled.
 
     Missing frames are left out: noise that is white remains so, and calcium that moved on meanwhile is a rare step.
+
+    Returns:
+        (neurons,) standard deviation of the noise within a frame, and (neurons,) into how many frames one was resampled at most, 1 if none.
     """
-    level = np.zeros(len(traces))
+    level, resampled = np.zeros(len(traces)), np.ones(len(traces), np.int64)
     for neuron, trace in enumerate(traces):
         missing = np.isnan(trace)
         known = trace[~missing] if missing.any() else trace
@@ -33,10 +38,11 @@ def noise_level(traces: NDArray[np.float32], frame_rate: float) -> NDArray[np.fl
             segments = _segments(known, length)
             transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * _window(length), axis=1)
             slowest = max(int(min(SLOWEST_NOISE / frame_rate, 1.0) * length), 4)
-            level[neuron] = np.sqrt(_white_level(_typical(transform), slowest))
+            variance, resampled[neuron] = _white_level(_typical(transform), slowest)
+            level[neuron] = np.sqrt(variance)
         elif length > 2:
             level[neuron] = np.sqrt(np.mean(np.diff(known.astype(np.float64)) ** 2) / 2)
-    return level
+    return level, resampled
 
 
 def _segments(known: NDArray[np.float32], length: int) -> NDArray[np.float32]:
@@ -63,16 +69,21 @@ def _typical(transform: NDArray[np.complex64]) -> NDArray[np.float64]:
 
 @numba.njit(nogil=True, cache=True)
 def _white_level(spectrum, slowest):  # type: ignore[no-untyped-def]
-    """Variance of white noise within a frame, from a one-sided power spectrum, of a plateau not below the index `slowest`."""
+    """Variance of white noise within a frame, and resampling, from a one-sided power spectrum with a plateau not below index `slowest`."""
     half = len(spectrum) - 1
-    top, level, variance = half, 0.0, 0.0
+    top, filled, level = half, half, 0.0
     # Calcium falls by four or more an octave where it still falls; noise is flat. The empty end of an interpolated trace may be flat
     # too, but then lies far below the plateau of the noise.
     while top // 2 >= slowest:
         middle = round(top / np.sqrt(2))
         plateau = spectrum[top // 2 : top].mean()
         if spectrum[middle:top].mean() > 0.6 * spectrum[top // 2 : middle].mean() and plateau > 5 * level:
-            # Noise of a resampled trace fills only the lower `top` of `half` frequencies.
-            level, variance = plateau, plateau * top / half
+            level, filled = plateau, top
         top = int(0.9 * top)
-    return variance if level > 0 else spectrum[half // 2 : half].mean()
+    if level == 0:
+        return spectrum[half // 2 : half].mean(), 1
+    # Noise of a resampled trace fills only the lower frequencies.
+    resampled = int(np.ceil(MARGIN * half / filled)) if filled < MOST_FILLED * half else 1
+    if resampled > 1 and np.median(spectrum[int(ABOVE * filled) : half]) > EMPTY * level:
+        resampled = 1
+    return level * filled / half, resampled
