@@ -6,7 +6,6 @@ that were finished, and a second run finds everything done.
 
 import os
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.imaging.stage_results import STAGE_VERSIONS, StageDigests, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_session
-from sensorium_pipeline.recordings.session_folder import SESSION_FILE
+from sensorium_pipeline.recordings.session_folder import SESSION_FILE, read_session_file
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.publish import publish_session
 from sensorium_pipeline.sessions.records import Provenance, SessionParameters, SessionRecord
@@ -49,11 +48,9 @@ def session_parameters(raw: Path) -> SessionParameters:
         InputError: naming the field that is not known or has no such value.
     """
     path = raw / SESSION_FILE
+    table = read_session_file(path).get("parameters", {})
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("parameters", {})
         parameters = SessionParameters.model_validate(table)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, advice="Correct the file.") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["parameters", *map(str, first["loc"])])

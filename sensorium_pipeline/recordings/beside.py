@@ -8,7 +8,7 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.clocks import counter_difference, join_clocks, unwrap_counter
 from sensorium_pipeline.recordings.raw_session import Pupil, Treadmill
 from sensorium_pipeline.recordings.sync import SyncFile, check_session
-from sensorium_pipeline.recordings.tables import Hdf5Table, commented_session, read_columns
+from sensorium_pipeline.recordings.tables import Hdf5Table, commented_session, read_columns, whole_numbers
 
 SPEED_WINDOW = 0.1
 """Seconds over which speed is taken, as the SENSORIUM lab does (a gradient at 10 Hz)."""
@@ -53,7 +53,10 @@ def read_treadmill(path: Path, session: str, sync: SyncFile, zero: float) -> Tre
             where=path,
             advice="It belongs to another session: copy the treadmill file of this session.",
         )
-    distance = position / table.number("counts_per_revolution") * table.number("wheel_circumference")
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = position / table.number("counts_per_revolution") * table.number("wheel_circumference")
+    if not np.isfinite(distance).all():
+        raise InputError("position is too large for a wheel", where=path, advice="Export the file again from the device.")
     half = SPEED_WINDOW / 2
     before, after = np.clip(time - half, time[0], None), np.clip(time + half, None, time[-1])
     speed = (np.interp(after, time, distance) - np.interp(before, time, distance)) / (after - before)
@@ -69,9 +72,9 @@ def read_pupil(path: Path, session: str, sync: SyncFile, zero: float) -> Pupil:
     check_session(path, commented_session(path), session)
     lost = ("pupil_x", "pupil_y", "dilation")
     columns = read_columns(path, ["frame", "time", *lost], may_lack=lost)
-    frame = columns["frame"].astype(np.int64)
-    if (frame != columns["frame"]).any() or (np.diff(frame) <= 0).any() or frame[0] < 0:
-        raise InputError("frame: numbers are not whole and ascending", where=path, advice="Export the table again.")
+    frame = whole_numbers(columns["frame"], path, "frame")
+    if (np.diff(frame) <= 0).any() or frame[0] < 0:
+        raise InputError("frame: numbers are not ascending", where=path, advice="Export the table again.")
     pulses = sync.rising("eye_camera")
     if len(frame) < 2 or frame[-1] >= len(pulses):
         raise InputError(

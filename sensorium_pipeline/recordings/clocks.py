@@ -17,6 +17,9 @@ from sensorium_pipeline.errors import InputError
 COUNTER_RATE = 1e7
 COUNTER_BITS = 32
 
+_MOST_APART = 20
+"""How many times as many events one of two clocks that belong together may have seen."""
+
 Times = NDArray[np.float64]
 
 
@@ -106,7 +109,8 @@ def join_clocks(theirs: Times, ours: Times, *, tolerance: float = 0.02, most_mis
         tolerance: how far an event may be from the fit, seconds.
         most_missing: events that one clock may have seen before the other began.
     """
-    if len(theirs) < 5 or len(ours) < 5:
+    fewer, more = sorted((len(theirs), len(ours)))
+    if fewer < 5 or more > _MOST_APART * fewer + most_missing:  # a line that only shows noise
         return None
     start, our_start, length = _longest_run(np.diff(theirs), np.diff(ours), tolerance / 4, most_missing)
     if length < 4:

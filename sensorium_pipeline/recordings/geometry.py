@@ -1,11 +1,14 @@
 """Where the pixels of a plane lie in the tissue."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PlaneGeometry(BaseModel):
@@ -21,10 +24,10 @@ class PlaneGeometry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    depth: float = Field(allow_inf_nan=False)
-    pixel_size: tuple[float, float]
-    corner: tuple[float, float] = (0.0, 0.0)
-    rotation: float = 0.0
+    depth: Finite
+    pixel_size: tuple[Size, Size]
+    corner: tuple[Finite, Finite] = (0.0, 0.0)
+    rotation: Finite = 0.0
 
     def positions(self, centroids: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Positions (neurons, 3) = x, y, depth of points (neurons, 2) = y, x in pixels, the first pixel's centre being (0, 0)."""

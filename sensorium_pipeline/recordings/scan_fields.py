@@ -182,7 +182,8 @@ def _lines_between(by_slice: list[list[_Rectangle]], lines: int, fly_to_lines: f
             for gap in candidates:
                 if gap >= 0 and left(gap) == spare:
                     return gap
-    heights = " + ".join(str(int(field.pixels[1])) for field in max(by_slice, key=len))
+    fullest = max(by_slice, key=len)
+    heights = " + ".join([str(int(field.pixels[1])) for field in fullest[:12]] + ["..."] * (len(fullest) > 12))
     raise InputError(
         f"pages have {lines} lines, which fields of {heights} lines (RoiGroups) do not fill with equal gaps between them",
         where=path,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.recordings.frames import LARGEST_SIDE
 from sensorium_pipeline.recordings.scan_fields import AS_WRITTEN, ScanField, lay_out_fields, region_count
 
 Value = float | bool | str | list["Value"]
@@ -170,8 +171,8 @@ def _fill_fraction(header: "_Header", dewarp: bool | None) -> float | None:
 
 def _planned(header: "_Header", volumetric: bool) -> int | None:
     names = ("SI.hStackManager.actualNumVolumes", "SI.hFastZ.numVolumes") if volumetric else ("SI.hStackManager.framesPerSlice",)
-    planned = next((numbers[0] for name in names if (numbers := header.numbers(name))), math.nan)
-    return int(planned) if math.isfinite(planned) and planned > 1 else None
+    planned = next((numbers[0] for name in names if (numbers := header.numbers(name))), 0.0)
+    return int(planned) if planned > 1 else None
 
 
 def _one_field(header: "_Header", artist: str, depths: list[float | None], page: tuple[int, int]) -> tuple[ScanField, ...]:
@@ -196,7 +197,7 @@ def _several_fields(
 
 def _pixel_size(corners: list[float], artist: str, lines: int, pixels: int) -> tuple[float, float] | None:
     """Micrometres a pixel from the corners of the field (x, y pairs), when the fields in the Artist tag agree with one field."""
-    if len(corners) != 8 or not all(math.isfinite(corner) for corner in corners) or region_count(artist) > 1:
+    if len(corners) != 8 or region_count(artist) > 1:
         return None
     xs, ys = corners[0::2], corners[1::2]
     size = ((max(ys) - min(ys)) / lines, (max(xs) - min(xs)) / pixels)
@@ -214,10 +215,10 @@ class _Header:
         return parse_value(self.fields[name])
 
     def numbers(self, name: str) -> list[float]:
-        """A number or matrix as a flat list; empty where the field is absent or not numeric."""
+        """The finite numbers of a number or matrix, flat; empty where the field is absent or not numeric."""
         value = parse_value(self.fields[name]) if name in self.fields else []
         values = value if isinstance(value, list) else [value]
-        return [float(item) for item in values if isinstance(item, float)]
+        return [float(item) for item in values if isinstance(item, float) and math.isfinite(item)]
 
     def positive(self, name: str) -> float:
         value = self._value(name)
@@ -227,8 +228,8 @@ class _Header:
 
     def whole(self, name: str) -> int:
         value = self.positive(name)
-        if value != int(value):
-            raise InputError(f"{name} is {value:g}, not a whole number", where=self.path, advice=AS_WRITTEN)
+        if value != int(value) or value > LARGEST_SIDE:
+            raise InputError(f"{name} is {value:g}, not a whole number up to {LARGEST_SIDE}", where=self.path, advice=AS_WRITTEN)
         return int(value)
 
     def text(self, name: str) -> str:

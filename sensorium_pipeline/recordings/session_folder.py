@@ -26,9 +26,10 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings.beside import read_pupil, read_treadmill
 from sensorium_pipeline.recordings.clocks import longest_block
 from sensorium_pipeline.recordings.dewarping import dewarped_width
-from sensorium_pipeline.recordings.geometry import PlaneGeometry
+from sensorium_pipeline.recordings.geometry import Finite, PlaneGeometry, Size
 from sensorium_pipeline.recordings.hdf5 import survive_hdf5
 from sensorium_pipeline.recordings.raw_session import RawSession, RecordingDescription
+from sensorium_pipeline.recordings.scan_fields import AS_WRITTEN
 from sensorium_pipeline.recordings.scanimage import ScanImageRecording, open_scanimage
 from sensorium_pipeline.recordings.scanimage_header import ScanHeader
 from sensorium_pipeline.recordings.stimulus import read_images, read_presentations
@@ -59,8 +60,8 @@ class _RecordingTable(BaseModel):
     indicator: str
     optics: str = ""
     area: str = "V1"
-    pixel_size: tuple[float, float] | None = None
-    plane_depths: tuple[float, ...] | None = None
+    pixel_size: tuple[Size, Size] | None = None
+    plane_depths: tuple[Finite, ...] | None = None
     channel: int | None = None
     dewarp: bool | None = None
 
@@ -108,7 +109,7 @@ def open_session(path: Path) -> RawSession:
             warnings.append(f"{name} covers {times[0]:.1f} to {times[-1]:.1f} s of a recording of {end:.1f} s")
     _check_finished(scan_files, sizes)
     if (fastest := float(np.abs(treadmill.speed).max())) > FASTEST_MOUSE:
-        warnings.append(f"{TREADMILL} says that the mouse ran at {fastest:.0f} cm/s")
+        warnings.append(f"{TREADMILL} says that the mouse ran at {fastest:.4g} cm/s")
     lost = float(np.isnan(pupil.dilation).mean())
     if lost > 0.2:
         warnings.append(f"the pupil is lost in {lost:.0%} of the eye camera's frames")
@@ -132,15 +133,23 @@ def open_session(path: Path) -> RawSession:
     )
 
 
-def _read_toml(path: Path) -> _SessionToml:
+def read_session_file(path: Path) -> dict[str, Any]:
+    """What session.toml of a raw session says.
+
+    Raises:
+        InputError: the file is missing or is not TOML.
+    """
     if not path.is_file():
         raise InputError("is missing", where=path, advice="Give the folder of a raw session; it holds session.toml and scans/.")
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # a number of too many digits is no TOMLDecodeError
         raise InputError(f"is not TOML ({error})", where=path, advice="Correct the file.") from error
+
+
+def _read_toml(path: Path) -> _SessionToml:
     try:
-        return _SessionToml.model_validate(content)
+        return _SessionToml.model_validate(read_session_file(path))
     except ValidationError as error:
         raise _field_error(path, error) from error
 
@@ -217,14 +226,19 @@ def _planes(file: Path, toml: _RecordingTable, header: ScanHeader, warnings: lis
     planes = []
     for field in header.fields:
         size = field.pixel_size if header.several_regions else given or field.pixel_size
-        if size is None or min(size) <= 0:
+        if size is None:
             raise InputError(
                 "recording.pixel_size is not known: neither this file nor the scan header says it",
                 where=file,
                 advice="Add it, (y, x) in um.",
             )
         depth = depths[field.slice] if depths is not None else field.depth
-        planes.append(PlaneGeometry(depth=depth, pixel_size=size, corner=field.corner, rotation=field.rotation))  # type: ignore[arg-type]
+        try:
+            planes.append(PlaneGeometry(depth=depth, pixel_size=size, corner=field.corner, rotation=field.rotation))  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"the scan header places a field nowhere: {first['loc'][0]} is {first['input']!r}"
+            raise InputError(problem, where=file.parent / SCANS, advice=AS_WRITTEN) from error
     if (swept := header.fields[0]).fill_fraction is not None:
         width = dewarped_width(swept.width, swept.fill_fraction)
         warnings.append(f"the sweep of the resonant mirror is undone: lines of {swept.width} pixels become lines of {width}")

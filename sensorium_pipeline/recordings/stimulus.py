@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError
-from sensorium_pipeline.recordings.clocks import Times, join_clocks
+from sensorium_pipeline.recordings.clocks import ClockMap, Times, join_clocks
 from sensorium_pipeline.recordings.raw_session import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
@@ -17,10 +16,11 @@ from sensorium_pipeline.recordings.raw_session import (
     StimulusImages,
 )
 from sensorium_pipeline.recordings.sync import SyncFile, check_session
-from sensorium_pipeline.recordings.tables import commented_session, read_columns, read_text_table
+from sensorium_pipeline.recordings.tables import commented_session, read_columns, read_text_table, whole_numbers
 
 _TOLERANCE = 0.02  # seconds; a frame of the screen is 0.0167
 _MOST_UNSEEN = 0.02
+_INVERTED = 0.2  # of the presentations' ends that a photodiode must show better upside down
 
 
 def read_images(table: Path, stack: Path, description: RecordingDescription) -> tuple[StimulusImages, dict[int, ImageSet]]:
@@ -29,7 +29,7 @@ def read_images(table: Path, stack: Path, description: RecordingDescription) -> 
     Raises:
         InputError: when ids are not whole or come twice, a set is unknown, or the stack is of another shape.
     """
-    ids = _whole(read_columns(table, ["image_id"])["image_id"], table, "image_id")
+    ids = whole_numbers(read_columns(table, ["image_id"])["image_id"], table, "image_id")
     sets = [text.strip() for text in read_text_table(table, ["image_set"])["image_set"]]
     for row, name in enumerate(sets):
         if name not in get_args(ImageSet):
@@ -49,6 +49,8 @@ def read_images(table: Path, stack: Path, description: RecordingDescription) -> 
     except Exception as error:  # numpy's header parser lets exceptions of many kinds through on damaged files
         problem = "is missing" if not stack.is_file() else "is damaged or cut off"
         raise InputError(problem, where=stack, advice="Copy it again.") from error
+    if not isinstance(images, np.ndarray):
+        raise InputError("holds several arrays", where=stack, advice="Save one with numpy.save.")
     if images.dtype != np.uint8 or images.shape != (len(ids), IMAGE_HEIGHT, IMAGE_WIDTH):
         raise InputError(
             f"is {images.shape} {images.dtype}, and {table.name} asks for ({len(ids)}, {IMAGE_HEIGHT}, {IMAGE_WIDTH}) uint8",
@@ -74,7 +76,7 @@ def read_presentations(
     """
     check_session(path, commented_session(path), session)
     columns = read_columns(path, ["image_id", "onset", "offset"])
-    image_id = _whole(columns["image_id"], path, "image_id")
+    image_id = whole_numbers(columns["image_id"], path, "image_id")
     unknown = np.setdiff1d(image_id, images.image_ids)
     if len(unknown):
         some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -88,6 +90,10 @@ def read_presentations(
         raise InputError(f"row {bad[0] + 2}: onset is before the last offset", where=path, advice="Export the table again.")
     rising, falling = sync.photodiode()
     joined = join_clocks(onset, rising, tolerance=_TOLERANCE)
+    inverse = join_clocks(onset, falling, tolerance=_TOLERANCE)
+    if inverse is not None and _ends_seen(inverse, offset, rising) > _ends_seen(joined, offset, falling) + _INVERTED:
+        rising, falling, joined = falling, rising, inverse
+        warnings.append("the photodiode is inverted: its signal is low while images are shown")
     if joined is None:
         raise InputError(
             f"onset: the photodiode ({len(rising)} rising edges) does not show these {len(onset)} presentations",
@@ -122,14 +128,17 @@ def read_presentations(
     return Presentations(image_id, seen_onset - zero, seen_offset - zero)
 
 
+def _ends_seen(joined: ClockMap | None, offset: Times, ends: Times) -> float:
+    """Part of the logged ends of presentations (presentations,) at which the photodiode saw an end."""
+    if joined is None:
+        return 0.0
+    after = np.searchsorted(ends, joined(offset))
+    near = [np.abs(np.append(ends, np.inf)[np.clip(index, 0, len(ends))] - joined(offset)) for index in (after - 1, after)]
+    return float(np.mean(np.minimum(*near) < _TOLERANCE))
+
+
 def _first_after(falling: Times, onset: Times, logged: Times) -> Times:
     """The photodiode's first falling edge after each onset, or the logged offset where there is none within a second of it."""
     index = np.searchsorted(falling, onset, side="right")
     found = np.append(falling, np.inf)[index]
     return np.where(np.abs(found - logged) < 1.0, found, logged)
-
-
-def _whole(values: NDArray[np.float64], path: Path, column: str) -> NDArray[np.int64]:
-    if (bad := np.flatnonzero((values != np.floor(values)) | (np.abs(values) > 2**53))).size:
-        raise InputError(f"column {column!r}, row {bad[0] + 1}: {values[bad[0]]:g} is not a whole number", where=path)
-    return values.astype(np.int64)

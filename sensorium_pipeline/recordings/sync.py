@@ -33,6 +33,7 @@ class SyncFile:
     def photodiode(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Rising and falling edges of the photodiode; its two levels are taken from the signal itself."""
         sample = np.concatenate([np.empty(0), *(piece[::97].astype(np.float64) for piece in self.table.chunks(PHOTODIODE))])
+        sample = sample[np.isfinite(sample)]
         if len(sample) == 0:
             raise InputError(f"{PHOTODIODE} has no samples", where=self.path, advice="Copy the file again from the acquisition.")
         dark, bright = np.quantile(sample, [0.02, 0.98])

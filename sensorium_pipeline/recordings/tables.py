@@ -45,6 +45,15 @@ def read_columns(path: Path, columns: Sequence[str], *, may_lack: Sequence[str] 
     return result
 
 
+def whole_numbers(values: NDArray[np.float64], path: Path, column: str) -> NDArray[np.int64]:
+    """A column that `read_columns` gave as whole numbers; `InputError` where one is none."""
+    if (bad := np.flatnonzero((values != np.floor(values)) | (np.abs(values) > 2**53))).size:
+        raise InputError(
+            f"column {column!r}, row {bad[0] + 1}: {values[bad[0]]:g} is not a whole number", where=path, advice="Export the table again."
+        )
+    return values.astype(np.int64)
+
+
 def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """The columns of a CSV file as text; `InputError` where one is missing."""
     _check_file(path)
@@ -52,6 +61,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, skipinitialspace=True)
     except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise InputError(f"cannot be read as a table ({str(error).splitlines()[0][:120]})", where=path, advice=COPY_AGAIN) from error
+    table.columns = table.columns.str.strip()
     lacking = [name for name in columns if name not in table.columns]
     if lacking:
         raise InputError(
@@ -67,7 +77,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def commented_session(path: Path) -> str | None:
     """The session that a CSV file names in a comment line `# session: 1-1-1` before its header; None where it names none."""
     _check_file(path)
-    with path.open("r", encoding="utf-8", errors="replace") as file:
+    with path.open("r", encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if not line.startswith("#"):
                 return None

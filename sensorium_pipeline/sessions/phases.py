@@ -103,7 +103,7 @@ def read_phases(path: Path) -> tuple[Phase, ...]:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"it cannot be read as TOML: {error}", where=path, advice="See https://toml.io") from error
     tables = content.get("phase")
     if set(content) != {"phase"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

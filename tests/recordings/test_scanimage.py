@@ -1,6 +1,7 @@
 """ScanImage recordings: written as ScanImage does, read plane by plane, and every kind of damage named."""
 
 import os
+import re
 import struct
 import tracemalloc
 from pathlib import Path
@@ -12,7 +13,7 @@ import tifffile
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.recordings import open_movie, tiff
 from sensorium_pipeline.recordings.scanimage import open_scanimage
-from sensorium_pipeline.recordings.scanimage_header import parse_value
+from sensorium_pipeline.recordings.scanimage_header import parse_header, parse_value
 from sensorium_pipeline.recordings.scanimage_writer import ScanImageWriter, WrittenField, fields_text, header_text
 
 SHAPE = (6, 10)
@@ -173,6 +174,28 @@ def test_lost_frames_inside_a_file(tmp_path: Path, frames: np.ndarray) -> None:
     path.write_bytes(raw.replace(b"frameNumbers = 90\n", b"frameNumbers = 95\n"))
     with pytest.raises(InputError, match="90 frames, and their frameNumbers go from 1 to 95"):
         open_scanimage([path])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SI.hChannels.channelSave", "[NaN; Inf]", None),  # as where nothing is said
+        ("SI.hStackManager.numFramesPerVolumeWithFlyback", "NaN", None),  # SI.hFastZ says it too
+        ("SI.hStackManager.numFramesPerVolumeWithFlyback", "-Inf", None),
+        ("SI.hStackManager.numSlices", "1e12", "numSlices is 1e.12, not a whole number up to 65536"),
+    ],
+)
+def test_numbers_that_cannot_be(name: str, value: str, message: str | None) -> None:
+    options = {"planes": 2, "frames_per_volume": 3, "depths": [200, 225], "volume_rate": 8.0, "line_period": 1e-3, "volumes": 30}
+    text = header_text(channels=[1, 2], fields=[WrittenField(*SHAPE)], pixel_size=1.5, bidirectional=True, **options)
+    changed = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+    assert changed != text
+    if message is None:
+        header = parse_header(changed, "", SHAPE, Path("scan.tif"))
+        assert (header.channels, header.frames_per_volume) == ((1,) if "channel" in name else (1, 2), 3)
+        return
+    with pytest.raises(InputError, match=message):
+        parse_header(changed, "", SHAPE, Path("scan.tif"))
 
 
 def test_a_tiff_of_another_program(tmp_path: Path) -> None:

@@ -70,9 +70,40 @@ def elsewhere(path: Path, name: str) -> None:
         file[name] = h5py.ExternalLink("other.h5", "/moved")
 
 
+def archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, images=np.zeros((3, 36, 64), np.uint8))
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     # what is done to the session: (how, file named, message)
     "no session.toml": (lambda raw: (raw / "session.toml").unlink(), "session.toml", "is missing"),
+    "a number of thousands of digits": (
+        lambda raw: replace(raw / "session.toml", "^animal = .*$", "animal = " + "9" * 5000),
+        "session.toml",
+        "is not TOML",
+    ),
+    "pixel size is no number": (
+        lambda raw: replace(raw / "session.toml", "^pixel_size.*$", "pixel_size = [nan, 1]"),
+        "session.toml",
+        "recording.pixel_size.0: Input should be",
+    ),
+    "depth is no number": (
+        lambda raw: replace(raw / "session.toml", "^plane_depths.*$", "plane_depths = [100, inf]"),
+        "session.toml",
+        "recording.plane_depths.1: Input should be a finite number",
+    ),
+    "wheel of no size": (
+        lambda raw: change(raw / "treadmill.h5", "counts_per_revolution", 1e-320),
+        "treadmill.h5",
+        "position is too large",
+    ),
+    "images in an archive": (lambda raw: archive(raw / "stimulus/images.npy"), "images.npy", "holds several arrays"),
+    "eye frames beyond all numbers": (
+        lambda raw: replace(raw / "eye.csv", r"^\d+,(?=.*\n\Z)", "1e308,"),
+        "eye.csv",
+        "1e.308 is not a whole",
+    ),
     "not toml": (lambda raw: (raw / "session.toml").write_text("[session"), "session.toml", "is not TOML"),
     "no animal": (lambda raw: replace(raw / "session.toml", "^animal.*$", ""), "session.toml", "session.animal: Field required"),
     "animal is text": (lambda raw: replace(raw / "session.toml", "^animal = .*$", 'animal = "x"'), "session.toml", "session.animal"),
@@ -264,6 +295,35 @@ def test_a_photodiode_that_missed_an_image(damaged: Callable[[], Path], small_se
         signal[int(start) : int(stop)] = 300
     with pytest.raises(InputError, match="does not show 1 of"):  # one of twenty-odd is more than 2 %
         open_session(raw)
+
+
+def test_a_photodiode_that_is_inverted(damaged: Callable[[], Path], small_session: Path) -> None:
+    """Images last about as long as the gaps between them: ends of images passed for beginnings, half a second late."""
+    raw = damaged()
+    with h5py.File(raw / "sync.h5", "a") as file:
+        signal = file["analog/photodiode"]
+        signal[:] = -signal[:]
+    session, whole = open_session(raw), open_session(small_session)
+    np.testing.assert_array_equal(session.stimulus.onset, whole.stimulus.onset)
+    np.testing.assert_array_equal(session.stimulus.offset, whole.stimulus.offset)
+    assert set(session.warnings) - set(whole.warnings) == {"the photodiode is inverted: its signal is low while images are shown"}
+
+
+def test_a_photodiode_line_that_is_noise(damaged: Callable[[], Path]) -> None:
+    raw = damaged()
+    change(raw / "sync.h5", "digital/treadmill", np.random.default_rng(0).integers(0, 2, 2_000_000, np.uint8))
+    with pytest.raises(InputError, match=r"pulse_counter: 0 of .* pulses agree"):  # half a million edges, whose shifts would take minutes
+        open_session(raw)
+
+
+def test_tables_as_spreadsheets_write_them(damaged: Callable[[], Path], small_session: Path) -> None:
+    raw, whole = damaged(), open_session(small_session)
+    for name in ("stimulus/presentations.csv", "stimulus/images.csv", "eye.csv", "session.toml"):
+        text = (raw / name).read_text().replace("\n", "\r\n")
+        (raw / name).write_bytes(b"\xef\xbb\xbf" + (text if name.endswith("toml") else text.replace(",", " , ")).encode())
+    session = open_session(raw)
+    np.testing.assert_array_equal(session.stimulus.onset, whole.stimulus.onset)
+    np.testing.assert_array_equal(session.pupil.center, whole.pupil.center)
 
 
 def test_what_is_odd_but_no_error(damaged: Callable[[], Path]) -> None:
