@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISREG
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -69,7 +72,11 @@ class MovieDigest:
     def _run(self, linked: Sequence[tuple[Path, str]]) -> None:
         try:
             named, files = self._own_files() if not linked else ([name for _, name in linked], [file for file, _ in linked])
-            self._total += sum(file.stat().st_size for file in files)
+            for file in files:
+                status = file.stat()
+                if not S_ISREG(status.st_mode):  # a pipe would be waited for
+                    raise OSError(EINVAL, os.strerror(EINVAL), str(file))
+                self._total += status.st_size
             self._state.update(json.dumps(named).encode())
             room = memoryview(bytearray(READ_BYTES))
             for file in files:

@@ -120,6 +120,20 @@ def test_chunks_behind_links_to_folders(tmp_path: Path) -> None:
     assert digest(path) != first
 
 
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.tif"
+    os.mkfifo(pipe)
+    with MovieDigest(pipe, None) as made, pytest.raises(InputError, match=r"pipe.tif: cannot be read \(Invalid argument"):
+        made.wait(silent)
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        open_with_rate(pipe)
+    folder = tmp_path / "movie.zarr"
+    zarr.create_array(str(folder), shape=FRAMES.shape, dtype=FRAMES.dtype)[:] = FRAMES
+    first = digest(folder)
+    os.mkfifo(folder / "pipe")
+    assert digest(folder) == first
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "movie.zarr").mkdir()
     os.symlink("nowhere", tmp_path / "movie.zarr" / "zarr.json")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -96,15 +97,15 @@ def _note_files(data: h5py.Dataset, found: set[tuple[Path, str]]) -> None:
     if (here, name) in found:
         return
     found.add((here, name))
-    found.update((Path(file), "") for file, _, _ in data.external or ())
+    plain = [Path(file) for file, _, _ in data.external or ()]
+    found.update((file, "") for file in plain)
+    _check_present(plain, here, name)
     for source in data.virtual_sources() if data.is_virtual else ():
         pattern = re.sub(r"%\d*b", "*", source.file_name)  # numbered files, as many as there are
         beside = os.path.join(glob.escape(str(here.parent)), pattern)
         files = [here] if pattern == "." else [*map(Path, sorted(glob.glob(beside)))] if "*" in pattern else [here.parent / pattern]
+        _check_present(files, here, name)
         for file in files:
-            if not file.exists():
-                problem = f"dataset {name.strip('/')!r} takes values from {source.file_name}, which is missing"
-                raise InputError(problem, where=here, advice="Put that file beside this one.")
             survive_hdf5(file)
             with h5py.File(file, "r") as other:
                 item = other.get(source.dset_name)
@@ -112,6 +113,13 @@ def _note_files(data: h5py.Dataset, found: set[tuple[Path, str]]) -> None:
                     _note_files(item, found)
                 else:
                     found.add((file, source.dset_name))
+
+
+def _check_present(files: Sequence[Path], here: Path, name: str) -> None:
+    for file in files:
+        if not file.is_file():
+            problem = f"dataset {name.strip('/')!r} takes values from {file.name}, which is {'no file' if file.exists() else 'missing'}"
+            raise InputError(problem, where=here, advice="Put that file beside this one.")
 
 
 def not_hdf5(path: Path, error: Exception) -> InputError:

@@ -60,6 +60,8 @@ def open_with_rate(path: Path, dataset: str | None = None) -> OpenedMovie:
     if not path.exists():
         raise InputError("does not exist", where=path, advice="Check the path.")
     suffix = path.suffix.lower()
+    if not path.is_dir() and not path.is_file():
+        raise InputError("is neither a file nor a folder", where=path, advice="Give a movie that lies on a disk.")
     if path.is_dir():
         scans = _scans(path)
         return _of_folder(scans, dataset) if scans else _of_zarr(path, dataset)
@@ -95,12 +97,12 @@ def movie_files(path: Path) -> list[Path]:
             below.clear()
             continue
         seen.add(real)
-        files += [Path(folder) / name for name in names]
+        files += [file for name in names if (file := Path(folder) / name).is_file() or not file.exists()]
     return sorted(files)
 
 
 def _scans(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _TIFF_SUFFIXES and not file.is_dir() and not file.is_fifo())
 
 
 def _of_folder(files: list[Path], dataset: str | None) -> OpenedMovie:
@@ -114,13 +116,19 @@ def _of_folder(files: list[Path], dataset: str | None) -> OpenedMovie:
 def _of_zarr(path: Path, dataset: str | None) -> OpenedMovie:
     """A zarr array; the attributes are those that an archived plane has."""
     movie, attributes = open_zarr(path, dataset), zarr_attributes(path)
-    rate, size, both = (attributes.get(name) for name in ("frame_rate", "pixel_size", "bidirectional"))
+    size, both = attributes.get("pixel_size"), attributes.get("bidirectional")
+    sides = [_positive(side) for side in size] if isinstance(size, list) else []
     return OpenedMovie(
         movie,
-        float(rate) if isinstance(rate, int | float) and 0 < rate < math.inf else None,
-        (float(size[0]), float(size[1])) if isinstance(size, list) and len(size) == 2 and min(size) > 0 else None,
+        _positive(attributes.get("frame_rate")),
+        (sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None,
         both if isinstance(both, bool) else None,
     )
+
+
+def _positive(value: object) -> float | None:
+    """A number of JSON, None where it is something else or no frame rate and no size can be it."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf else None
 
 
 def _of_recording(recording: ScanImageRecording, dataset: str | None) -> OpenedMovie:

@@ -281,6 +281,25 @@ def test_images_of_which_nobody_says_how_they_take_turns(tmp_path: Path) -> None
         open_movie(path, "plane 0/channel 1")
 
 
+@pytest.mark.parametrize(
+    ("attributes", "rate", "size"),
+    [
+        ({"frame_rate": 8, "pixel_size": [1, 1.5], "bidirectional": True}, 8.0, (1.0, 1.5)),
+        ({"frame_rate": True, "pixel_size": ["a", 2], "bidirectional": 1}, None, None),
+        ({"frame_rate": "8", "pixel_size": [[1], [2]]}, None, None),
+        ({"frame_rate": -8, "pixel_size": [1, 0]}, None, None),
+        ({"frame_rate": float("inf"), "pixel_size": [float("nan"), 1]}, None, None),
+    ],
+)
+def test_what_a_zarr_array_says_of_itself(
+    tmp_path: Path, frames: np.ndarray, attributes: dict[str, Any], rate: float | None, size: tuple[float, float] | None
+) -> None:
+    path = write(tmp_path, frames, "zarr")
+    zarr.open_array(str(path)).attrs.update(attributes)
+    opened = open_with_rate(path)
+    assert (opened.frame_rate, opened.pixel_size, opened.bidirectional) == (rate, size, True if rate else None)
+
+
 def test_rates_in_tiff_files(tmp_path: Path, frames: np.ndarray) -> None:
     path = tmp_path / "movie.tif"
     for options, rate in (
