@@ -147,6 +147,7 @@ def extract_movie(
         trees.consolidate(store, str(result / DATASET))
         for file, content in report.result().items():
             (result / file).write_bytes(content)
+        checked.check_unchanged()
         result.rename(out)
     return plane.metrics
 

@@ -17,8 +17,10 @@ from scipy.ndimage import gaussian_filter, shift
 from small_world import SENSORIUM, World
 
 from sensorium_pipeline.errors import InputError, PlatformError
+from sensorium_pipeline.extraction_folder import extract_movie
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import ingest_plane
+from sensorium_pipeline.progress import Progress
 from sensorium_pipeline.settings import RootSettings, Settings
 from sensorium_pipeline.storage import open_workspace
 
@@ -129,6 +131,24 @@ def test_missing_frame_time_stamps(sensorium, world: World, tmp_path: Path) -> N
     with pytest.raises(InputError, match="frameTimestamps_sec"):
         ingest_plane(open_workspace(Settings(root=str(tmp_path / "workspace"))), raw, 0, ImagingParameters())
     assert not (tmp_path / "workspace").exists()
+
+
+@pytest.mark.parametrize("stage", ["check the movie", "motion"])
+def test_a_movie_that_is_still_being_written(tmp_path: Path, stage: str) -> None:
+    """Its frames of the first minutes are a whole TIFF file, and were taken for all that there is."""
+    path, whole = tmp_path / "movie.tif", living()
+    tifffile.imwrite(path, whole[:200], metadata=None)
+    told: set[str] = set()
+
+    def write_more(step: Progress) -> None:
+        if step.stage == stage and stage not in told:
+            told.add(stage)
+            tifffile.imwrite(path, whole[200:], append=True, metadata=None)
+
+    with pytest.raises(InputError, match=r"movie.tif: grew from \d+ to \d+ bytes while it was worked on. Wait until"):
+        extract_movie(path, tmp_path / "out", frame_rate=8, progress=write_more)
+    assert not (tmp_path / "out").exists()
+    assert extract_movie(path, tmp_path / "out", frame_rate=8).frames == FRAMES
 
 
 @contextmanager
