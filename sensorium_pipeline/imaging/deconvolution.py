@@ -64,7 +64,7 @@ class Deconvolution:
             units; NaN where the trace is.
         denoised: (neurons, frames) float32, the calcium without noise and baseline; NaN where the trace is.
         baseline: (neurons, frames) float32, what was subtracted from the trace.
-        noise: (neurons,) float32, standard deviation of the noise within a frame.
+        noise: (neurons,) float32, standard deviation of the noise within a frame, of a resampled trace within a former one.
         time_constants: (neurons, order) float32, s: the decay, and for order 2 the rise.
         penalty: (neurons,) float32, what the sparseness of the activity takes from the trace besides its baseline.
     """
@@ -182,7 +182,7 @@ def _infer(
         else:
             _move_back(found.activity, height, kinetics.late(rate), result.activity[neuron])
             result.denoised[neuron] = found.calcium
-            result.noise[neuron] = kinetics.noise
+        result.noise[neuron] = kinetics.noise
         result.baseline[neuron] = found.baseline
         result.time_constants[neuron] = (kinetics.decay, kinetics.rise)[: parameters.order]
         result.penalty[neuron] = max(found.subtracted - found.baseline, 0.0)

@@ -2,7 +2,7 @@
 
 Noise is flat, calcium falls: so the noise's level is read above a quarter of the frame rate, as the median over segments, which leaves
 bouts of activity out. A trace that was resampled from a lower rate holds nothing in the upper part of its spectrum; the noise is then
-read from the highest plateau below it, whose end tells the former rate.
+read from the highest plateau below it, whose end tells the former rate. Linear interpolation leaves some of it, but is known by its kinks.
 """
 
 import functools
@@ -19,6 +19,8 @@ EMPTY, ABOVE = 0.01, 1.3  # of the plateau: less is left of a resampled trace ab
 MOST_FILLED, MARGIN = 0.67, 1.1  # of the spectrum that a resampled trace fills; by how much it seems to fill more
 MANY_SEGMENTS = 20  # so many need not overlap
 MEDIAN_OF_POWER = float(np.log(2))  # the median of a chi-squared variable of two degrees, over its mean
+STRAIGHT = 0.04  # of the mean of the second differences: so small are those between the kinks
+MOST_BENT, REGULAR, FEWEST_KINKS = 0.75, 0.8, 20  # of the frames at a kink; of the kinks that follow each other evenly; in a trace
 
 
 def noise_level(traces: NDArray[np.float32], frame_rate: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -38,8 +40,8 @@ def noise_level(traces: NDArray[np.float32], frame_rate: float) -> tuple[NDArray
             segments = _segments(known, length)
             transform = scipy.fft.rfft((segments - segments.mean(1, keepdims=True)) * _window(length), axis=1)
             slowest = max(int(min(SLOWEST_NOISE / frame_rate, 1.0) * length), 4)
-            variance, resampled[neuron] = _white_level(_typical(transform), slowest)
-            level[neuron] = np.sqrt(variance)
+            variance, filled = _white_level(_typical(transform), slowest)
+            level[neuron], resampled[neuron] = np.sqrt(variance), max(filled, _kinks(known))
         elif length > 2:
             level[neuron] = np.sqrt(np.mean(np.diff(known.astype(np.float64)) ** 2) / 2)
     return level, resampled
@@ -87,3 +89,26 @@ def _white_level(spectrum, slowest):  # type: ignore[no-untyped-def]
     if resampled > 1 and np.median(spectrum[int(ABOVE * filled) : half]) > EMPTY * level:
         resampled = 1
     return level * filled / half, resampled
+
+
+@numba.njit(nogil=True, cache=True)
+def _kinks(trace):  # type: ignore[no-untyped-def]
+    """Frames of a trace from one kink to the next, at most, where it is straight in between; 1 for other traces."""
+    frames = len(trace) - 2
+    bends = np.empty(max(frames, 0), np.float32)
+    total, bent = 0.0, 0
+    for frame in range(frames):
+        bends[frame] = abs(trace[frame] - 2 * trace[frame + 1] + trace[frame + 2])
+        total += bends[frame]
+    bound = STRAIGHT * total / max(frames, 1)
+    for frame in range(frames):
+        bent += bends[frame] > bound
+    if bent > MOST_BENT * frames:
+        return 1
+    # A kink bends up to two neighbouring differences.
+    kinks = np.array([frame for frame in range(1, frames) if bends[frame] > bound and bends[frame - 1] <= bound])
+    if len(kinks) < FEWEST_KINKS:
+        return 1
+    apart = (kinks[-1] - kinks[0]) / (len(kinks) - 1)
+    even = np.sum(np.abs(kinks[1:] - kinks[:-1] - apart) <= 1)
+    return int(np.ceil(apart - 0.1)) if even > REGULAR * (len(kinks) - 1) else 1
