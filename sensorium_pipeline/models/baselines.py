@@ -131,9 +131,9 @@ def baseline(architecture: str, track: str, sizes: Mapping[str, Any] | None = No
         InputError: for an unknown architecture, track or field, or a value that a field cannot take.
     """
     if architecture not in BASELINES:
-        raise InputError(f"unknown architecture {architecture!r}", where="architecture", advice=f"choose one of {', '.join(BASELINES)}")
+        raise InputError(f"unknown architecture {architecture!r}", where="architecture", advice=f"Choose one of {', '.join(BASELINES)}")
     if track not in ("sensorium", "sensorium+"):
-        raise InputError(f"unknown track {track!r}", where="track", advice="choose sensorium or sensorium+")
+        raise InputError(f"unknown track {track!r}", where="track", advice="Choose sensorium or sensorium+")
     preset = BASELINES[architecture]
     fields = _merged(preset.full, preset.demo if size == "demo" else {})
     fields = _merged(fields, preset.plus if track == "sensorium+" else {})
@@ -143,7 +143,7 @@ def baseline(architecture: str, track: str, sizes: Mapping[str, Any] | None = No
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "sizes"
         raise InputError(
-            f"{field}: {first['msg']}", where="model", advice="see the fields of sensorium_pipeline.models.configuration.ModelConfiguration"
+            f"{field}: {first['msg']}", where="model", advice="See the fields of sensorium_pipeline.models.configuration.ModelConfiguration"
         ) from error
 
 

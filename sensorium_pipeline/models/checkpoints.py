@@ -16,7 +16,7 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.models.configuration import ConvolutionConfiguration, GaussianConfiguration, ModelConfiguration
 from sensorium_pipeline.models.encoder import Encoder, SessionNeurons, load_tensors
 
-_ADVICE = "give one of the organisers' published state dictionaries (sensorium_ln_model.pth and its like)"
+_ADVICE = "Give one of the organisers' published state dictionaries (sensorium_ln_model.pth and its like)"
 
 # Their names on the left, ours on the right.
 _RENAMED = [

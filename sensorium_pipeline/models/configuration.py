@@ -260,5 +260,5 @@ def parse_configuration(text: str | bytes, where: str | Path) -> ModelConfigurat
         raise InputError(
             f"the model configuration's {field} cannot be used: {first['msg']}",
             where=where,
-            advice="load weights only with the version of the package that wrote them, or train the model again",
+            advice="Load weights only with the version of the package that wrote them, or train the model again",
         ) from error

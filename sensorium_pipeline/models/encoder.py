@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             raise InputError(
                 f"an encoder needs sessions with different names without dots, found {names}",
                 where="sessions",
-                advice="name sessions like static1-1-1",
+                advice="Name sessions like static1-1-1",
             )
         self.configuration = configuration
         self.core = build_core(configuration, generator, network)
@@ -87,13 +87,13 @@ class Encoder(nn.Module):
         """
         shapes = sorted({session.image_shape for session in sessions})
         if len(shapes) > 1:
-            raise InputError(f"sessions have different image shapes {shapes}", where="sessions", advice="use sessions of one release")
+            raise InputError(f"sessions have different image shapes {shapes}", where="sessions", advice="Use sessions of one release")
         for shape in shapes:
             if configuration.image_shape not in (None, shape):
                 raise InputError(
                     f"the model was made for images of {configuration.image_shape} pixels, the sessions have {shape}",
                     where="image_shape",
-                    advice="use sessions at the scale that the model was trained at",
+                    advice="Use sessions at the scale that the model was trained at",
                 )
             configuration = configuration.model_copy(update={"image_shape": shape})
         neurons = [
@@ -118,7 +118,7 @@ class Encoder(nn.Module):
             InputError: for a session that this encoder does not know.
         """
         if session not in self.readouts:
-            raise InputError(f"the model knows the sessions {self.sessions}, not {session}", where=session, advice="choose one of them")
+            raise InputError(f"the model knows the sessions {self.sessions}, not {session}", where=session, advice="Choose one of them")
         maps = self.core(inputs.images, inputs.behavior if self.configuration.behavior else None)
         shift = self.shifters[session](inputs.pupil_center) if session in self.shifters else None
         rates = functional.elu(self.readouts[session](maps, shift, noise)) + 1
@@ -146,12 +146,12 @@ def load_encoder_state(encoder: Encoder, state: Mapping[str, NDArray[np.generic]
         InputError: when the stored configuration is not the encoder's, or a name or shape differs.
     """
     if _CONFIGURATION not in state:
-        raise InputError("the weights come without their configuration", where=where, advice="save them with encoder_state")
+        raise InputError("the weights come without their configuration", where=where, advice="Save them with encoder_state")
     stored = parse_configuration(np.asarray(state[_CONFIGURATION], np.uint8).tobytes(), where)
     if stored != encoder.configuration:
         ours, theirs = encoder.configuration.model_dump(), stored.model_dump()
         differing = ", ".join(f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if ours[name] != theirs[name])
-        raise InputError(f"the weights belong to another configuration: {differing}", where=where, advice="build the model that was saved")
+        raise InputError(f"the weights belong to another configuration: {differing}", where=where, advice="Build the model that was saved")
     load_tensors(encoder, {name: torch.from_numpy(np.array(value)) for name, value in state.items() if name != _CONFIGURATION}, where)
 
 
@@ -166,7 +166,7 @@ def load_tensors(encoder: Encoder, tensors: Mapping[str, Tensor], where: str) ->
     ]
     problems = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {unknown[:3]}"] * bool(unknown) + shapes[:3]
     if problems:
-        raise InputError(f"the weights do not fit the model: {'; '.join(problems)}", where=where, advice="build the model that was saved")
+        raise InputError(f"the weights do not fit the model: {'; '.join(problems)}", where=where, advice="Build the model that was saved")
     encoder.load_state_dict(dict(tensors))
 
 
@@ -177,7 +177,7 @@ def _map_shape(core: Core, image_shape: tuple[int, int] | None) -> tuple[int, in
         return core.map_shape(image_shape)
     except RuntimeError as error:  # what layers say to images that are smaller than their kernels
         raise InputError(
-            f"images of {image_shape} pixels are too small for this core", where="image_shape", advice="use smaller kernels or fewer pools"
+            f"images of {image_shape} pixels are too small for this core", where="image_shape", advice="Use smaller kernels or fewer pools"
         ) from error
 
 
@@ -188,7 +188,7 @@ def _readout(
     if isinstance(readout, GaussianConfiguration):
         return GaussianReadout(readout, core.channels, session.grid, bias, generator)
     if map_shape is None:
-        raise InputError("a factorised readout is made for one image shape", where="image_shape", advice="build it for sessions")
+        raise InputError("a factorised readout is made for one image shape", where="image_shape", advice="Build it for sessions")
     return FactorisedReadout(readout, core.channels, map_shape, bias)
 
 

@@ -93,7 +93,7 @@ def _above_zero(std: NDArray[np.floating]) -> NDArray[np.floating]:
 def _known(session: SessionDescription, name: str, values: NDArray[np.float32] | None) -> NDArray[np.float32]:
     if values is None:
         raise InputError(
-            f"the model needs the statistic {name}", where=session.name, advice="use a model without behaviour on this session"
+            f"the model needs the statistic {name}", where=session.name, advice="Use a model without behaviour on this session"
         )
     return np.asarray(values, np.float32)
 
@@ -101,9 +101,9 @@ def _known(session: SessionDescription, name: str, values: NDArray[np.float32] |
 def _checked(session: SessionDescription, name: str, values: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     where = f"session {session.name}, {name}"
     if values is None:
-        raise InputError(f"the model needs {name}, and these trials have none", where=where, advice="use a model without behaviour here")
+        raise InputError(f"the model needs {name}, and these trials have none", where=where, advice="Use a model without behaviour here")
     if values.shape != shape:
-        raise InputError(f"expected the shape {shape}, found {values.shape}", where=where, advice="give trials of this very session")
+        raise InputError(f"expected the shape {shape}, found {values.shape}", where=where, advice="Give trials of this very session")
     if not np.isfinite(values).all():
-        raise InputError("not all values are finite", where=where, advice="leave out trials with missing values")
+        raise InputError("not all values are finite", where=where, advice="Leave out trials with missing values")
     return np.asarray(values, np.float32)

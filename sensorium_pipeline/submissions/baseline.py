@@ -104,7 +104,7 @@ class BaselineModel:
             InputError: for an unknown session or inputs that do not fit it.
         """
         if session not in self._descriptions:
-            raise InputError(f"the model knows {sorted(self._descriptions)}", where=f"session {session}", advice="ask for one of them")
+            raise InputError(f"the model knows {sorted(self._descriptions)}", where=f"session {session}", advice="Ask for one of them")
         if len(inputs) == 0:
             return np.empty((0, self._descriptions[session].neurons), np.float32)
         normalised = normalise_inputs(self._encoder.configuration, self._descriptions[session], inputs).to(self._context.device)
@@ -138,5 +138,5 @@ def _parse(parameters: Mapping[str, object]) -> BaselineParameters:
         raise InputError(
             f"{field}: {first['msg']}",
             where="submission.toml",
-            advice="a baseline takes architecture, size, [parameters.model] and [parameters.training]",
+            advice="A baseline takes architecture, size, [parameters.model] and [parameters.training]",
         ) from error

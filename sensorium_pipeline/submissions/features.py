@@ -73,7 +73,7 @@ class FittedReadout:
         if session in self._ridge:
             return self._ridge[session].predict(self._vectors(description, inputs)).astype(np.float32)
         if self._encoder is None:
-            raise InputError("no readout was fitted", where=f"session {session}", advice="train first")
+            raise InputError("no readout was fitted", where=f"session {session}", advice="Train first")
         encoder = self._encoder
         return predict_inputs(encoder, session, self._maps(encoder.configuration, description, inputs), IMAGES_AT_A_TIME).cpu().numpy()
 
@@ -96,7 +96,7 @@ class FittedReadout:
             return
         names = {name.rpartition(".")[0] for name in state}
         if not names <= set(self._descriptions):
-            raise InputError(f"the readouts belong to {sorted(names)}", where="model state", advice="build the model for those sessions")
+            raise InputError(f"the readouts belong to {sorted(names)}", where="model state", advice="Build the model for those sessions")
         self._ridge = {name: Ridge(*(np.asarray(state[f"{name}.{part}"], np.float32) for part in _RIDGE)) for name in names}
 
     def _features(self, inputs: TrialInputs) -> NDArray[np.float32]:
@@ -109,13 +109,13 @@ class FittedReadout:
                 raise InputError(
                     f"{found.dtype} of shape {found.shape} for {len(images)} images",
                     where="features",
-                    advice="return (images, features) or (images, channels, y, x), float32",
+                    advice="Return (images, features) or (images, channels, y, x), float32",
                 )
             if not np.isfinite(found).all():
-                raise InputError("some are NaN or infinite", where="features", advice="return finite numbers")
+                raise InputError("some are NaN or infinite", where="features", advice="Return finite numbers")
             blocks.append(found.astype(np.float32))
         if len({block.shape[1:] for block in blocks}) > 1:
-            raise InputError("their number changes from image to image", where="features", advice="return the same for all images")
+            raise InputError("their number changes from image to image", where="features", advice="Return the same for all images")
         return np.concatenate(blocks)
 
     def _vectors(self, session: SessionDescription, inputs: TrialInputs) -> NDArray[np.float32]:
@@ -123,7 +123,7 @@ class FittedReadout:
         features = self._features(inputs)
         if features.ndim != 2 or features.shape[1] > MOST_FEATURES:
             raise InputError(
-                f"{features.shape[1:]} for each image", where="features", advice=f"return at most {MOST_FEATURES} numbers, or maps"
+                f"{features.shape[1:]} for each image", where="features", advice=f"Return at most {MOST_FEATURES} numbers, or maps"
             )
         if self._context.track != "sensorium+":
             return features

@@ -129,7 +129,7 @@ def filter_program(*, uncounted_memory: bool = True) -> bytes:
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
-        raise IsolationError("no system call filter for this processor", where=machine, advice="evaluate on x86_64 or aarch64")
+        raise IsolationError("no system call filter for this processor", where=machine, advice="Evaluate on x86_64 or aarch64")
     column, architecture = ARCHITECTURES[machine]
     program = [
         _instruction(LOAD_WORD, ARCHITECTURE),

@@ -42,7 +42,7 @@ def resident_session(configuration: ModelConfiguration, session: SessionData, de
     for tier, trials in (("training", session.training), ("validation", session.validation)):
         if len(trials) < 2:
             raise InputError(
-                f"{len(trials)} {tier} trials are too few", where=session.description.name, advice="give at least 2 of each tier"
+                f"{len(trials)} {tier} trials are too few", where=session.description.name, advice="Give at least 2 of each tier"
             )
     return ResidentSession(
         session.description.name,
@@ -55,7 +55,7 @@ def _resident(configuration: ModelConfiguration, session: SessionDescription, tr
     responses = standardise_responses(session, trials.responses)
     inputs = normalise_inputs(configuration, session, trials.inputs)
     if len(inputs) != len(responses):
-        raise InputError(f"{len(inputs)} images for {len(responses)} responses", where=session.name, advice="give one image a trial")
+        raise InputError(f"{len(inputs)} images for {len(responses)} responses", where=session.name, advice="Give one image a trial")
     return ResidentTrials(inputs.to(device), responses.to(device))
 
 

@@ -90,7 +90,7 @@ class Trainer:
         unknown = [session.name for session in sessions if session.name not in encoder.sessions]
         if unknown or not sessions:
             raise InputError(
-                f"the model knows the sessions {encoder.sessions}", where=unknown or "sessions", advice="train on some of them"
+                f"the model knows the sessions {encoder.sessions}", where=unknown or "sessions", advice="Train on some of them"
             )
         self._encoder, self._sessions, self._parameters, self._seed = encoder, list(sessions), parameters, seed
         self._progress, self._after_epoch = progress, after_epoch
@@ -118,7 +118,7 @@ class Trainer:
                 self._after_epoch(self)
             self._report(self._state.epoch * self._steps, always=True)
         if self._state.best_epoch == 0:
-            raise InputError("training diverged: no validation score was finite", where="training", advice="lower the learning rate")
+            raise InputError("training diverged: no validation score was finite", where="training", advice="Lower the learning rate")
         self._encoder.load_state_dict(self._best)
         self._encoder.eval()
         return TrainingResult(tuple(self._epochs), self._state.best_score, self._state.best_epoch, ended)

@@ -55,8 +55,8 @@ def build_core(configuration: ModelConfiguration, generator: torch.Generator, ne
         return FeaturesCore(core)
     if isinstance(core, PretrainedConfiguration):
         if core.weights is not None and network is None:
-            raise InputError("the network's weights were not given", where=core.weights, advice="read them with read_network")
+            raise InputError("the network's weights were not given", where=core.weights, advice="Read them with read_network")
         return PretrainedCore(core, random_vgg(generator) if network is None else network)
     if configuration.image_shape is None:
-        raise InputError("a transformer is made for one image shape", where="image_shape", advice="build it for sessions")
+        raise InputError("a transformer is made for one image shape", where="image_shape", advice="Build it for sessions")
     return TransformerCore(core, behavior, configuration.image_shape, generator)

@@ -20,7 +20,7 @@ from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.models.configuration import PretrainedConfiguration
 from sensorium_pipeline.models.cores.base import Core, channels_last
 
-_ADVICE = "give a state dictionary of torchvision's VGG or ResNet, and a layer such as features.10 or layer2"
+_ADVICE = "Give a state dictionary of torchvision's VGG or ResNet, and a layer such as features.10 or layer2"
 # Channels of VGG19's convolutions, block by block (Simonyan & Zisserman 2015).
 _VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 

@@ -68,7 +68,7 @@ class TransformerCore(Core):
         self.embedding = dense(self.patch**2, self.channels, generator)
         if min(self.rows, self.columns) < 1:
             raise InputError(
-                f"images of {image_shape} pixels hold no patch of {self.patch}", where="image_shape", advice="use smaller patches"
+                f"images of {image_shape} pixels hold no patch of {self.patch}", where="image_shape", advice="Use smaller patches"
             )
         tokens = self.rows * self.columns
         self.positions = nn.Parameter(torch.randn(tokens, self.channels, generator=generator) / math.sqrt(self.channels))
