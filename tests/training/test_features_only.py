@@ -99,7 +99,7 @@ def test_a_readout_is_fitted_to_vectors_and_to_maps(
         (lambda images: images.mean(), "of shape"),
         (lambda images: images[1:].reshape(len(images) - 1, -1), "of shape"),
         (lambda images: np.full((len(images), 3), np.nan), "NaN"),
-        (lambda images: np.array([["a"]] * len(images)), "return"),
+        (lambda images: np.array([["a"]] * len(images)), "Return"),
         (lambda images: np.zeros((len(images), 20_000), np.float32), "at most"),
     ],
 )
