@@ -7,7 +7,7 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.compute import at_worker_start, cluster_address
-from sensorium_pipeline.errors import PlatformError
+from sensorium_pipeline.errors import PlatformError, SensoriumError
 from sensorium_pipeline.evaluation import is_current
 from sensorium_pipeline.intake import record_platform_failure, take_in, update_standings
 from sensorium_pipeline.jobs import in_fair_order, list_jobs
@@ -60,7 +60,7 @@ def evaluate_submissions(
     known = [job.identifier for job in jobs if job not in pending]
     logger.info("%d submissions: %d new, %d evaluated before", len(jobs), len(pending), len(known))
     results: list[SubmissionResult] = []
-    broken: list[str] = []
+    broken: dict[str, str] = {}
     if pending:
         queue = in_fair_order(pending)
         with cluster_address(settings_for(root)) as address, cancellable() as stopped:
@@ -72,8 +72,10 @@ def evaluate_submissions(
                 if future.state.is_completed():
                     results.append(cast(SubmissionResult, future.result()))  # the task returns a state that holds it
                 elif not stopped.is_set():
-                    broken.append(job.identifier)
-                    record_platform_failure(workspace, job.submission, future.state.message or "")
+                    error = future.state.result(raise_on_failure=False)
+                    broken[job.identifier] = error.problem if isinstance(error, SensoriumError) else future.state.message or ""
+                    logger.error("%s: the platform failed: %s", job.identifier, broken[job.identifier])
+                    record_platform_failure(workspace, job.submission, broken[job.identifier])
         update_standings(workspace, {(job.submission.team, job.track) for job in pending})
         if stopped.is_set():
             # Prefect takes a state that a flow returns for the state of the run.
@@ -81,7 +83,7 @@ def evaluate_submissions(
     if publish:
         publish_tables(current.name, root)
     if broken:
-        raise PlatformError(
-            "the platform failed on some submissions", where=", ".join(broken), advice="Their task runs say why; the next run tries again."
-        )
+        reasons = "; ".join(dict.fromkeys(broken.values()))
+        advice = "Their task runs say more; the next run tries again."
+        raise PlatformError(f"the platform failed on some submissions: {reasons}", where=", ".join(broken), advice=advice)
     return EvaluationSummary(release=current.name, evaluated=results, known=known, refused=refused)

@@ -30,6 +30,7 @@ from sensorium_pipeline.rankings import latest_publication
 from sensorium_pipeline.rankings.records import Row
 from sensorium_pipeline.sessions.release import change_phases, read_release
 from sensorium_pipeline.storage import download_files, list_files
+from sensorium_pipeline.submissions.inbox import Standings, standings_series
 from sensorium_pipeline.submissions.isolation import probe_isolation
 from sensorium_pipeline.submissions.sandbox import IsolationTier
 
@@ -306,6 +307,13 @@ def test_what_the_platform_lost_fails_the_run_and_no_other_submission(
     with pytest.raises(PlatformError, match="the platform failed on some submissions") as caught:
         night.state.result()
     assert caught.value.where == "lost/sensorium/1"
+    # It says why where an operator looks first, and teams are told so without the platform's own addresses.
+    found = standings_series(workspace.open, RELEASE, "lost", "sensorium").latest(Standings)
+    assert found is not None
+    (standing,) = found[1].entries
+    assert standing.state == "platform failed"
+    assert standing.reason in caught.value.problem
+    assert world.root not in standing.reason
     assert night.row("whole").rank == 1
     assert night.row("lost").rank is None
     assert run_of(night.state).state_name == "Failed"

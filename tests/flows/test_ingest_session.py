@@ -18,8 +18,7 @@ import xarray as xr
 from small_world import SMALL, tree_snapshot
 
 from sensorium_pipeline.archive import archived_plane
-from sensorium_pipeline.errors import InputError, PlatformError, QualityGateError
-from sensorium_pipeline.imaging.stage_results import stage_keys
+from sensorium_pipeline.errors import InputError, QualityGateError
 from sensorium_pipeline.recordings import open_session, simulate_recording
 from sensorium_pipeline.sessions.catalogue import list_sessions, read_binding
 from sensorium_pipeline.sessions.gates import SessionGates
@@ -166,28 +165,6 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_digests(in
     assert ingest(ingested.raw, root).result() == ingested.record
     assert len(_finished_planes(root)) == PLANES
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def test_the_planes_beside_one_that_fails_are_kept(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.ingest_session import extract_plane
-
-    monkeypatch.setattr(extract_plane, "retry_delay_seconds", 0)
-    root = tmp_path / "workspace"
-    session = open_session(ingested.raw)
-    # What an earlier run has put away of the first plane is damaged.
-    keys = stage_keys(
-        f"{session.digest} plane 0",
-        frame_rate=session.frame_rate,
-        pixel_size=session.description.planes[0].pixel_size[0],
-        bidirectional=session.bidirectional,
-        parameters=SessionParameters().imaging,
-    )
-    for key in keys.model_dump().values():
-        (root / "lab" / "results" / key).mkdir(parents=True)
-        (root / "lab" / "results" / key / "record.json").write_text("{")
-    with pytest.raises(PlatformError, match="the stored record is not a readable"):
-        ingest(ingested.raw, root).result()
-    assert len(_finished_planes(root)) == PLANES - 1
 
 
 def test_a_quality_gate_refuses_and_nothing_of_the_session_is_visible(ingested: Ingested, tmp_path: Path) -> None:
