@@ -26,6 +26,7 @@ MOST_EPOCHS = 10_000
 ARRIVING = "checkpoint.arriving"
 SECONDS_BETWEEN_PROGRESS = 0.1
 REPORTS_AT_ONCE = 10
+MOST_STAGES = 20
 LARGEST_COUNT = 2**53
 """Dask's messages hold no number of more than 64 bits; a worker that sends one dies, and all runs on it."""
 # Progress is shown outside, so it is held to these words and a few numbers: "epoch 3: loss 1.25, validation 0.31".
@@ -144,6 +145,7 @@ class ResultReader:
         self._frames = 0
         self._last_progress = -math.inf
         self._reports_left = 0.0
+        self._stages: set[str] = set()
         self._last_checkpoint = -math.inf
         self._epochs: dict[int, Epoch] = {}
         self.received: set[str] = set()
@@ -279,8 +281,12 @@ class ResultReader:
             return
         self._reports_left -= 1
         total = min(max(total, 0), LARGEST_COUNT)
-        counts = int(min(max(done, 0), total)), int(total)
-        self._progress(Progress(_plain(str(header["stage"])) or "working", *counts, _plain(str(header["detail"]))))
+        stage = _plain(str(header["stage"]))
+        if len(self._stages) < MOST_STAGES:
+            self._stages.add(stage)
+        # Each has a bar of its own.
+        shown = stage if stage and stage in self._stages else "working"
+        self._progress(Progress(shown, int(min(max(done, 0), total)), int(total), _plain(str(header["detail"]))))
 
 
 def _plain(text: str) -> str:

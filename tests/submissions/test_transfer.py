@@ -11,6 +11,7 @@ import pytest
 
 from sensorium_pipeline.errors import ResourceLimitError, SubmissionError
 from sensorium_pipeline.progress import Progress, silent
+from sensorium_pipeline.submissions import transfer
 from sensorium_pipeline.submissions.transfer import ResultReader, ResultWriter
 
 
@@ -77,6 +78,16 @@ def test_counts_that_no_message_can_hold_are_cut(tmp_path: Path) -> None:
     for done, total in ((10**300, 10**301), (-(10**30), -1), (7, 3), (np.int64(2), np.int64(3))):
         reader.feed(sent(("progress", Progress("epoch", done, total))))
     assert [(report.done, report.total) for report in shown] == [(2**53, 2**53), (0, 0), (3, 3), (2, 3)]
+
+
+def test_stages_without_end_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SECONDS_BETWEEN_PROGRESS", 1e-9)
+    shown: list[Progress] = []
+    reader = ResultReader(tmp_path, {}, shown.append)
+    for number in range(1000):
+        reader.feed(sent(("progress", Progress(f"epoch {number}", 1, 2))))
+    assert len(shown) == 1000
+    assert len({report.stage for report in shown}) == 21
 
 
 def test_reports_without_end_do_not_reach_whoever_shows_them(tmp_path: Path) -> None:
