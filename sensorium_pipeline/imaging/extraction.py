@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.imaging.cells import Cells
 from sensorium_pipeline.imaging.corrected_movie import CorrectedMovie
-from sensorium_pipeline.imaging.deconvolution import Deconvolution, deconvolve
+from sensorium_pipeline.imaging.deconvolution import FASTEST, SLOWEST, Deconvolution, deconvolve
 from sensorium_pipeline.imaging.measurements import measure_light, measure_residual_motion
 from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.imaging.plane_dataset import assemble, assemble_motion, stage_dataset
@@ -31,6 +31,8 @@ from sensorium_pipeline.recordings.movie import Movie
 
 # A pixel belongs to the plane if so large a part of the frames saw it.
 LEAST_COVERAGE = 0.99
+
+FINEST, COARSEST = 0.1, 100.0  # um a pixel: beyond lies no image of cells but a mistaken unit
 
 CORRECTED = "corrected"
 
@@ -101,14 +103,12 @@ def extract_plane(
 
 def check_scale(frame_rate: float, pixel_size: float | None) -> None:
     """Raise `InputError` for a frame rate or pixel size that no plane can have."""
-    if not np.isfinite(frame_rate) or frame_rate <= 0:
-        raise InputError(
-            f"the frame rate is {frame_rate}", where="frame_rate", advice="Give frames of a plane per second, a positive number."
-        )
-    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise InputError(
-            f"the pixel size is {pixel_size}", where="pixel_size", advice="Give micrometres, a positive number, or leave it out."
-        )
+    if not SLOWEST <= frame_rate <= FASTEST:
+        advice = f"Give frames of a plane per second, a number from {SLOWEST:g} to {FASTEST:g}."
+        raise InputError(f"the frame rate is {frame_rate}", where="frame_rate", advice=advice)
+    if pixel_size is not None and not FINEST <= pixel_size <= COARSEST:
+        advice = f"Give micrometres, a number from {FINEST:g} to {COARSEST:g}, or leave it out."
+        raise InputError(f"the pixel size is {pixel_size}", where="pixel_size", advice=advice)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_extract_a_real_movie(sensorium, test_data: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("size", ["nan", "inf", "0", "-1.5"])
+@pytest.mark.parametrize("size", ["nan", "inf", "0", "-1.5", "0.0013", "1300", "1e-300"])
 def test_a_pixel_size_that_is_none(sensorium, tiny_movie: Path, tmp_path: Path, size: str) -> None:
     options = ("--frame-rate", "10", "--dataset", "imaging/movie", "--pixel-size", size)
     assert_one_error(sensorium("extract", tiny_movie, tmp_path / "out", *options), "pixel_size", "micrometres")

@@ -119,7 +119,7 @@ def test_movies_that_show_nothing_are_refused(movie: np.ndarray, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0.0, -1.0, 1e300, float("nan"), float("inf")])
 def test_frame_rates_that_cannot_be_are_refused(rate: float, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         extract_plane(ArrayMovie(np.ones((100, 40, 40))), frame_rate=rate, scratch=tmp_path)
