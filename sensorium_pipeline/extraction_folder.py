@@ -26,6 +26,7 @@ from sensorium_pipeline.imaging.stage_results import StageKeys, StageResults, st
 from sensorium_pipeline.movie_digest import MovieDigest
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_with_rate
+from sensorium_pipeline.recordings.geometry import pixel_edge
 from sensorium_pipeline.settings import RootSettings
 from sensorium_pipeline.storage import Store, trees
 
@@ -87,8 +88,8 @@ def extract_movie(
         frame_rate = opened.frame_rate if frame_rate is None else frame_rate
         if frame_rate is None:
             raise InputError("does not say how many frames a second it has", where=movie, advice="Give --frame-rate.")
-        if pixel_size is None and opened.pixel_size is not None:
-            pixel_size = opened.pixel_size[0]
+        sides = opened.pixel_size if pixel_size is None else (pixel_size, pixel_size)
+        pixel_size = None if sides is None else pixel_edge(sides)
         check_scale(frame_rate, pixel_size)  # before the digest of it all, which has no place for a number that is none
         parameters = ImagingParameters(segmenter=segmenter)
         keys = stage_keys(
@@ -140,7 +141,7 @@ def extract_movie(
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()
         report = pool.submit(_report, movie.name, plane, drawn)
-        data = to_dataset(plane)
+        data = to_dataset(plane, sides)
         data.attrs["movie"], data.attrs["extraction"] = movie.name, keys.activity
         store = LocalStore(result / DATASET)
         trees.write_tree(store, xr.DataTree(data), progress)

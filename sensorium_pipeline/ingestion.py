@@ -22,6 +22,7 @@ from sensorium_pipeline.imaging.quality import PlaneMetrics
 from sensorium_pipeline.imaging.stage_results import STAGE_VERSIONS, StageDigests, StageResults, stage_keys
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.recordings import open_session
+from sensorium_pipeline.recordings.geometry import pixel_edge
 from sensorium_pipeline.recordings.session_folder import SESSION_FILE, read_session_file
 from sensorium_pipeline.sessions.catalogue import read_session
 from sensorium_pipeline.sessions.publish import publish_session
@@ -131,7 +132,7 @@ def ingest_plane(
     def report(step: Progress) -> None:
         progress(replace(step, stage=f"{session.name} plane {plane}: {step.stage}"))
 
-    frame_rate, pixel_size = float(session.frame_rate), float(session.description.planes[plane].pixel_size[0])
+    frame_rate, pixel_size = float(session.frame_rate), pixel_edge(session.description.planes[plane].pixel_size)
     keys = stage_keys(
         f"{session.digest} plane {plane}",
         frame_rate=frame_rate,

@@ -112,13 +112,18 @@ def _measured(known: Variable, value: NDArray[Any]) -> xr.Variable:
     return xr.Variable(known.dims, value, {"units": known.units, "long_name": known.long_name}, fastpath=True)
 
 
-def to_dataset(plane: PlaneExtraction) -> xr.Dataset:
-    """Every array of the plane under its own name; scalars, reasons and metrics as attributes."""
+def to_dataset(plane: PlaneExtraction, pixel_sides: tuple[float, float] | None) -> xr.Dataset:
+    """Every array of the plane under its own name; scalars, reasons and metrics as attributes.
+
+    Args:
+        plane: extracted.
+        pixel_sides: (y, x) in micrometres, from which positions come; None where they are not known.
+    """
     dataset = stage_dataset(plane, leave_out=("metrics",))
     starts = np.arange(len(plane.flagged)) / plane.frame_rate
     dataset["frame_time"] = _measured(Variable(("frame",), "s", "start of the frame after that of the first"), starts)
-    if plane.pixel_size is not None:
-        position = plane.centroids[:, ::-1] * np.float32(plane.pixel_size)
+    if pixel_sides is not None:
+        position = plane.centroids[:, ::-1] * np.array(pixel_sides[::-1], np.float32)
         dataset["position"] = _measured(Variable(("neuron", "xy"), "um", "x and y within the field"), position)
     dataset.attrs["neurons_sorted_by"] = "energy of the signal in the binned movie, largest first"
     dataset.attrs["sample_time"] = (

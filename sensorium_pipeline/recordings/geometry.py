@@ -11,6 +11,11 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def pixel_edge(sides: tuple[float, float]) -> float:
+    """Edge of a square pixel of the same area as one with these sides (y, x)."""
+    return sides[0] if sides[0] == sides[1] else math.sqrt(sides[0] * sides[1])
+
+
 class PlaneGeometry(BaseModel):
     """A plane's place in the tissue, in micrometres.
 

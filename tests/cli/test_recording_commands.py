@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from command_line import assert_one_error
 
 
@@ -154,6 +155,17 @@ def test_simulate_a_recording_and_look_at_it(sensorium, tmp_path: Path) -> None:
     assert_one_error(sensorium("simulate-recording", out, *arguments), str(out))
     assert_one_error(sensorium("simulate-recording", tmp_path / "other", "--role", "competition"), "track")
     assert not (tmp_path / "other").exists()
+
+
+def test_pixels_that_are_not_square(sensorium, tiny_movie: Path, tmp_path: Path) -> None:
+    with h5py.File(tiny_movie) as file:
+        array = zarr.create_array(str(tmp_path / "movie.zarr"), data=file["imaging/movie"][:])
+    array.attrs.update({"frame_rate": 10, "pixel_size": [1.0, 2.25]})
+    said = sensorium("extract", tmp_path / "movie.zarr", tmp_path / "out", "--json")
+    assert said.code == 0, said.error
+    with xr.open_zarr(tmp_path / "out" / "extraction.zarr") as data:
+        np.testing.assert_allclose(data["position"], np.asarray(data["centroids"])[:, ::-1] * [2.25, 1.0], rtol=1e-6)
+        assert data.attrs["pixel_size"] == 1.5  # of a square of the same area, by which cells are judged
 
 
 def test_extract_takes_the_frame_rate_from_the_file(sensorium, tiny_movie: Path, tmp_path: Path) -> None:
