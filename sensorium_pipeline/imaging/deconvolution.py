@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sensorium_pipeline.errors import InputError
 from sensorium_pipeline.imaging.calcium_kinetics import Kinetics, estimate_kinetics
-from sensorium_pipeline.imaging.oasis import explain, kernel_height
+from sensorium_pipeline.imaging.oasis import explain, kernel_height, leave_out_unseen
 from sensorium_pipeline.imaging.slow_baseline import slow_baseline
 from sensorium_pipeline.imaging.trace_noise import noise_level
 
@@ -61,7 +61,8 @@ class Deconvolution:
 
     Attributes:
         activity: (neurons, frames) float32, >= 0: the height of the transient that a frame's activity makes, in the trace's
-            units; NaN where the trace is.
+            units; NaN where the trace is. Zero in
+            the first frame, whose calcium may be older, and in the last, which show too little of a transient.
         denoised: (neurons, frames) float32, the calcium without noise and baseline; NaN where the trace is.
         baseline: (neurons, frames) float32, what was subtracted from the trace.
         noise: (neurons,) float32, standard deviation of the noise within a frame, of a resampled trace within a former one.
@@ -174,6 +175,7 @@ def _infer(
         kinetics = _kinetics(joined, noise, rate, parameters)
         found = explain(joined, kinetics.decay * rate, kinetics.rise * rate, kinetics.noise)
         height = kernel_height(kinetics.decay * rate, kinetics.rise * rate)
+        leave_out_unseen(found.activity, joined, kinetics.decay * rate, kinetics.rise * rate)
         if resampled > 1:
             frames, activity = np.arange(len(trace)), np.zeros(len(joined), np.float32)
             _move_back(found.activity, height, kinetics.late(rate), activity)

@@ -75,6 +75,33 @@ def kernel_height(decay: float, rise: float) -> np.float32:
     return np.float32(((d**frames - r**frames) / (d - r)).max())
 
 
+def leave_out_unseen(activity: NDArray[np.float32], trace: NDArray[np.float32], decay: float, rise: float) -> None:
+    """Set activity (frames,) to zero where the trace (frames,) does not show it, for time constants in frames.
+
+    Calcium at the beginning may be older. Before the end, and before long gaps, calcium that rises slowly has not risen: where what is seen
+    of a transient is less than a single frame at its height, noise would be taken for large activity.
+    """
+    d, r = _factors(decay, rise)
+    _leave_out(activity, trace, d, r, float(kernel_height(decay, rise)) ** 2)
+
+
+@numba.njit(nogil=True, cache=True)
+def _leave_out(activity, trace, decay, rise, enough):  # type: ignore[no-untyped-def]
+    """See `leave_out_unseen`; a transient is seen where the sum of its squares over the known frames is `enough`."""
+    frames, begun = len(trace), False
+    for frame in range(frames):
+        if activity[frame] > 0:
+            seen, now, before, after = 0.0, 1.0, 0.0, frame
+            while begun and seen < (1 - NEGLIGIBLE) * enough and after < frames and now > SMALLEST:
+                if trace[after] == trace[after]:
+                    seen += now * now
+                now, before = (decay + rise) * now - decay * rise * before, now
+                after += 1
+            if seen < (1 - NEGLIGIBLE) * enough:
+                activity[frame] = 0
+        begun = begun or trace[frame] == trace[frame]
+
+
 @numba.njit(nogil=True, cache=True)
 def _kernel_tables(decay, rise, frames):  # type: ignore[no-untyped-def]
     """(length, 6) float64 over frames k: d^k, r^k, h[k]; sums of h^2 and of h[k] h[k-1] up to, but without, k; one over the former."""

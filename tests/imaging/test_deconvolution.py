@@ -253,6 +253,26 @@ def test_noise_is_that_of_the_frames_that_are_known(rate: float, missing: str) -
     assert np.allclose(deconvolve(traces, rate).noise, 0.2, rtol=0.3)
 
 
+@pytest.mark.parametrize("missing", [0, 100])
+def test_calcium_from_before_the_recording_is_no_activity(missing: int) -> None:
+    traces, _ = simulate(6, 3000, noise=0.05)
+    traces[:, :missing] = np.nan
+    begin = slice(missing, missing + 3)
+    left = 3 * np.exp(-np.arange(-missing, 3000 - missing) / 0.8 / RATE).astype(np.float32)
+    usual, found = deconvolve(traces, RATE).activity, deconvolve(traces + left, RATE).activity
+    assert (found[:, begin].sum(1) < usual[:, begin].sum(1) + 0.05).all()
+    assert correlation(found[:, missing + 60 :], usual[:, missing + 60 :]) > 0.9
+
+
+def test_noise_at_the_end_is_not_taken_for_activity() -> None:
+    """A transient that rises slowly has not risen there, so that little noise would stand for much activity; likewise before a long gap."""
+    traces, _ = simulate(60, 1500, decay=0.3, rise=0.04, noise=0.2, rate=500.0)
+    missing = np.full((60, 1000), np.nan, np.float32)
+    for each in (traces, np.concatenate([traces, missing, traces], axis=1)):
+        found = deconvolve(each, 500.0).activity
+        assert found[:, 1490:1500].mean() < 2 * np.nanmean(found)
+
+
 def test_traces_without_a_signal_give_no_activity() -> None:
     traces = np.zeros((5, 400), np.float32)
     traces[1] = 3.0
