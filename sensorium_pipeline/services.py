@@ -11,8 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ WORK_POOL = "sensorium"
 PREFECT_PORT = 4200
 DASK_PORT = 8786
 DASHBOARD_PORT = 8787
+BUSY_SECONDS = 30
 
 
 class Services(BaseModel):
@@ -215,6 +220,8 @@ def _start_all(settings: Settings, folder: Path, deployments: Path, progress: Pr
         _prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment, folder)
         _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)], environment, deployments.parent)
 
+        end_lost_runs(api_url)
+
         report(4)
         worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", "sensorium-worker"]
         started.append(launch("prefect-worker", [*python, *worker], folder, environment))
@@ -256,6 +263,35 @@ def _start_dask_scheduler(folder: Path, environment: Mapping[str, str], port: in
 
     wait_until(listens, scheduler, folder)
     return scheduler, identity["address"], identity["services"]["dashboard"]
+
+
+def end_lost_runs(api_url: str) -> None:
+    """Say of runs whose process ended with earlier services that they crashed.
+
+    Prefect takes them for running as long as nobody does, and a night waits until the one before has ended.
+    """
+    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    lost = _ask_prefect(f"{api_url}/flow_runs/filter", {"flow_runs": unfinished, "work_pools": {"name": {"any_": [WORK_POOL]}}})
+    parents = {"parent_flow_run_id": {"any_": [run["id"] for run in lost]}}
+    below = _ask_prefect(f"{api_url}/flow_runs/filter", {"flow_runs": {**unfinished, **parents}}) if lost else []
+    crashed = {"type": "CRASHED", "message": "Its process ended with the services. What was finished is kept; the next run goes on."}
+    for run in (*below, *lost):
+        _ask_prefect(f"{api_url}/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
+
+
+def _ask_prefect(url: str, body: dict[str, object]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=BUSY_SECONDS) as answer:
+                return json.load(answer)
+        except OSError as error:
+            # It says so while its database is locked.
+            busy = isinstance(error, urllib.error.HTTPError) and error.code == HTTPStatus.SERVICE_UNAVAILABLE
+            if not busy or time.monotonic() > deadline:
+                raise PlatformError(f"the Prefect server failed ({error})", where=url, advice="Its log may say why.") from error
+        time.sleep(0.5)
 
 
 def stop_services(settings: Settings) -> Services:
