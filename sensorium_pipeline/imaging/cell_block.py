@@ -11,7 +11,7 @@ from sensorium_pipeline.imaging.block_memory import BlockMemory
 from sensorium_pipeline.imaging.cell_kernels import fit_footprint, footprint_of, subtract
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.cell_search import CellSearch
-from sensorium_pipeline.imaging.grown_cell import GrownCell, connected_piece, footprint_in, smallest_box, windows_meet
+from sensorium_pipeline.imaging.grown_cell import GrownCell, connected_piece, footprint_in, smallest_box, smallest_window, windows_meet
 
 Float32 = NDArray[np.float32]
 
@@ -20,6 +20,8 @@ UNION = 0.75  # part of a mask that others cover, from which it is their union
 CERTAIN = 7.0  # footprints that stand out less, over the error of a pixel, are smoothed by a px or nearly
 SHARPEST = 2.0  # power that a smoothed footprint is raised to at most
 RING = (2, 5)  # px from a mask where only what is no cell shows its trace, too
+ASTRAY = 3.0  # px that motion correction may leave a cell from its place
+BRIGHT = 100.0  # signal-to-noise of a cell from which enough of it goes astray to look like a second one
 FLOOR = 0.1  # part of its maximum below which a footprint ends
 
 
@@ -102,12 +104,14 @@ def find_cells(
     if not stack.any():
         return []
     search = CellSearch(stack, inside, parameters, pixel_size, places, origin, memory)
-    cells = _merge(search.run(), parameters)
+    cells = search.run()
     _refine(stack, cells, rounds=2)
-    rest = _without_unions(stack, cells, parameters)
-    _refine(stack, rest, rounds=ROUNDS)
+    cells = _without_unions(stack, cells, parameters)
+    _refine(stack, cells, rounds=ROUNDS)
+    cells, joined = _joined(stack, cells, parameters)
+    _refine(stack, joined, rounds=ROUNDS)
     result = []
-    for cell in rest:
+    for cell in cells:
         footprint = connected_piece(_quiet(stack, cell, parameters.mask), FLOOR)
         rows, columns = np.nonzero(footprint)
         if len(rows) == 0:
@@ -144,31 +148,51 @@ def _quiet(stack: Float32, cell: GrownCell, part: float) -> Float32:
     return np.asarray(peak * (smoothed / peak) ** power, np.float32)
 
 
-def _merge(cells: list[GrownCell], parameters: CellParameters) -> list[GrownCell]:
-    """Pieces of one cell joined: footprints that overlap or touch, with traces alike."""
-    merged: list[GrownCell] = []
-    for cell in cells:
-        mask = ndimage.binary_dilation(cell.footprint > 0)
-        for other in merged:
-            if not windows_meet(cell.window, other.window):
-                continue
-            there = footprint_in(other, cell.window)
-            shared = np.count_nonzero(mask & (there > 0))
-            smaller = min(np.count_nonzero(cell.footprint), np.count_nonzero(other.footprint))
-            if shared <= parameters.same_overlap * smaller:
-                continue
-            if np.corrcoef(cell.trace, other.trace)[0, 1] > parameters.same_correlation * cell.purity * other.purity:
-                joined = footprint_in(cell, other.window) * np.sqrt(np.sum(cell.trace**2) / np.sum(other.trace**2))
-                other.footprint = (other.footprint + joined).astype(np.float32)
-                break
-        else:
-            merged.append(cell)
-    return merged
+def _joined(stack: Float32, cells: list[GrownCell], parameters: CellParameters) -> tuple[list[GrownCell], list[GrownCell]]:
+    """Cells that were found at several places made one each; returns all of them, and those that were joined of several.
+
+    What motion correction leaves now here and now there looks like two cells that overlap and take turns. Two somata in one section
+    cannot be so near each other.
+    """
+    kept: list[GrownCell] = []
+    joined: list[GrownCell] = []
+    for cell in sorted((cell for cell in cells if cell.energy > 0), key=lambda cell: -cell.energy):
+        other = next((other for other in kept if _same_cell(cell, other, parameters)), None)
+        if other is None:
+            kept.append(cell)
+            continue
+        window = smallest_window(cell.window, other.window)
+        weight = np.float32(np.linalg.norm(cell.trace) / np.linalg.norm(other.trace))
+        footprint = weight * footprint_in(cell, window)
+        # The stack stays what cells leave unexplained.
+        subtract(stack, -cell.footprint, cell.trace, *cell.corner)
+        subtract(stack, footprint, other.trace, window[0].start, window[1].start)
+        other.footprint, other.window = footprint + footprint_in(other, window), window
+        if other not in joined:
+            joined.append(other)
+    return kept, joined
+
+
+def _same_cell(cell: GrownCell, other: GrownCell, parameters: CellParameters) -> bool:
+    """Whether two footprints, the second one of more energy, are of one cell that was here and there, or in both places in every bin."""
+    if not windows_meet(cell.window, other.window):
+        return False
+    mask, its = cell.mask(parameters.mask), other.mask(parameters.mask)
+    area = min(np.count_nonzero(mask), np.count_nonzero(its))
+    apart = float(np.hypot(*np.subtract(cell.centre(mask), other.centre(its))))
+    if other.snr > BRIGHT and apart < min(ASTRAY, float(np.sqrt(area / np.pi))):
+        return True
+    shared = np.count_nonzero(mask & (footprint_in(other, cell.window) > parameters.mask * other.footprint.max()))
+    if shared <= parameters.same_overlap * area:
+        return False
+    # Noise lowers the correlation of a faint trace, whatever its signal.
+    alike = float(np.corrcoef(cell.trace, other.trace)[0, 1]) / (max(cell.purity, 0.3) * max(other.purity, 0.3))
+    return alike > parameters.same_correlation
 
 
 def _without_unions(stack: Float32, cells: list[GrownCell], parameters: CellParameters) -> list[GrownCell]:
     """Cells less those whose mask two or more others cover between them: neighbours that were first taken for one cell."""
-    masks = [cell.footprint > parameters.mask * cell.footprint.max(initial=0.0) for cell in cells]
+    masks = [cell.mask(parameters.mask) for cell in cells]
     rest = list(cells)
     for cell, mask in zip(cells, masks, strict=True):
         covered, parts = np.zeros_like(mask), 0

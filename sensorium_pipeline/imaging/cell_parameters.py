@@ -20,8 +20,8 @@ class CellParameters(BaseModel):
         least_snr: of a footprint's trace in the binned movie, the square root of its energy beyond that of the noise, over the noise.
         least_skewness: of the signal, exceeded with 95 % confidence: cells fire in bouts, neuropil rises and falls alike.
         most_surround: of its signal that shows around a cell, over what shows in its footprint: neuropil does not end where a soma ends.
-        same_overlap: share of the smaller mask that two footprints of one cell have in common.
-        same_correlation: of their traces.
+        same_overlap: share of the smaller mask from which two footprints whose traces are alike are of one cell.
+        same_correlation: of their traces without noise, likewise.
         fragment_snr: part of a neighbour's signal-to-noise below which a footprint may be what that neighbour left over.
         fragment_correlation: of their traces, from which it is.
     """
@@ -39,7 +39,7 @@ class CellParameters(BaseModel):
     least_snr: float = 12.0
     least_skewness: float = 0.5
     most_surround: float = 0.08
-    same_overlap: float = 0.5
+    same_overlap: float = 0.3
     same_correlation: float = 0.8
     fragment_snr: float = 0.35
     fragment_correlation: float = 0.5

@@ -31,6 +31,7 @@ from sensorium_pipeline.recordings.movie import Movie
 BLOCK = 170  # side of a block at most, pixels
 BLOCK_BYTES = 48 * 2**20  # of the binned movie in a block at most, without its margins
 MOST_BYTES = 512 * 2**20  # of all blocks at work, with their margins and at all scales of the search
+SAME = 0.5  # intersection over union of two masks from which blocks found the same cell
 CONFIDENT = 1.65  # standard errors by which a skewness must exceed its threshold: 95 %, one-sided
 FRAGMENT_GAP = 5.0  # px between the masks of a cell and what is left of it
 
@@ -181,7 +182,7 @@ def _collect(found: list[BlockCell], shape: tuple[int, int], parameters: CellPar
     for index in range(len(found)):
         others, pixels = _neighbours(shared, index)
         union = areas[others] + areas[index] - pixels
-        gone[index] = bool(np.any((others < index) & ~gone[others] & (pixels > parameters.same_overlap * union)))
+        gone[index] = bool(np.any((others < index) & ~gone[others] & (pixels > SAME * union)))
         if not gone[index]:
             taken.append(index)
     cells = [found[index] for index in taken]

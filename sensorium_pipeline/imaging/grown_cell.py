@@ -22,6 +22,16 @@ class GrownCell:
         """First row and column of the window."""
         return self.window[0].start, self.window[1].start
 
+    def mask(self, part: float) -> NDArray[np.bool_]:
+        """Where in its window the footprint is above a part of its maximum."""
+        return self.footprint > part * self.footprint.max(initial=0.0)
+
+    def centre(self, mask: NDArray[np.bool_]) -> tuple[float, float]:
+        """Centre of weight of a part of the footprint, y and x in the block."""
+        rows, columns = np.nonzero(mask)
+        weights = self.footprint[mask]
+        return self.corner[0] + float(np.average(rows, weights=weights)), self.corner[1] + float(np.average(columns, weights=weights))
+
     @property
     def energy(self) -> float:
         """Sum of the squares of the movie's share of the cell, in units of the noise."""
@@ -68,6 +78,12 @@ def footprint_in(cell: GrownCell, window: Window) -> Float32:
     )
     result[there] = cell.footprint[here]
     return result
+
+
+def smallest_window(first: Window, second: Window) -> Window:
+    """The smallest window around two."""
+    rows, columns = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return rows, columns
 
 
 def windows_meet(first: Window, second: Window) -> bool:

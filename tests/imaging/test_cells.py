@@ -83,6 +83,17 @@ def test_masks_of_small_faint_cells_are_no_larger_than_the_cells(tmp_path: Path)
     assert np.median(areas) == pytest.approx(np.median([np.sum(one > 0.2) for one in footprints]), rel=0.15)
 
 
+def test_a_cell_that_motion_correction_left_at_two_places_is_one(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    rows, columns = np.mgrid[:60, :60]
+    astray = np.where(gaussian_filter1d(generator.standard_normal(1200), 20) > 0, 1.9, 0.0)[:, None, None]
+    footprints = np.exp(-((((rows - 30) ** 2 + (columns - 30 - astray) ** 2) / 14.0) ** 2))
+    added = 250.0 * np.convolve(generator.poisson(0.03, 1200), np.exp(-np.arange(40) / 6))[:1200, None, None]
+    cells = find(ArrayMovie(generator.normal(300 + added * footprints, 20).astype(np.int16)), tmp_path)
+    assert cells.kept.tolist() == [True]
+    assert np.abs(cells.centroids[0] - (30, 31)).max() < 1.5
+
+
 def test_large_faint_cells_are_found_whole(tmp_path: Path) -> None:
     """No pixel of theirs stands out of the noise by much, and they make up what is smooth around them."""
     generator = np.random.default_rng(5)
