@@ -158,7 +158,7 @@ def _decide(workspace: Workspace, place: Waiting) -> Decision:
         signed = _verified(workspace, place, read_event(workspace.inbox, place.path, SignedStatement))
         statement = signed.statement
         # From here on it is the team's own, so the team is told.
-        decision = decision.model_copy(update={"release": statement.release, "digest": statement.digest})
+        decision = decision.model_copy(update={"release": statement.release, "digest": statement.digest, "at": statement.at})
         return decision.model_copy(update={"submission": _submission(workspace, place, statement)})
     except _Refused as why:
         return decision.model_copy(update={"reason": str(why)})
@@ -223,6 +223,10 @@ def _submission(workspace: Workspace, place: Waiting, statement: Statement) -> S
     before = list_submissions(workspace, release.name, withdrawn=True, of=(place.team, place.track))
     if same := [record for record in before if record.digest == statement.digest]:
         raise _Refused(f"it was submitted before as {same[0].identifier}")
+    for earlier in list_decisions(workspace, (place.team, place.track)):
+        # One that was refused for want of quota would, sent again by somebody else, take a place of another day.
+        if (earlier.release, earlier.digest, earlier.at) == (release.name, statement.digest, statement.at):
+            raise _Refused(f"it is a copy of {earlier.identifier}, which was refused")
     team = read_team(workspace.sealed, place.team)
     phase = phase_at(release.phases, place.received)
     identifier = f"{place.team}/{place.track}/{place.number}"

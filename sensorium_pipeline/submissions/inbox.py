@@ -130,12 +130,13 @@ class Decision(_Decided):
 
     Attributes:
         number: of the submission in its series of the inbox.
-        release, digest: as its statement says; empty where that is not the team's.
+        release, digest, at: as its statement says; empty where that is not the team's.
         submission: None where it was refused.
     """
 
     release: str = ""
     digest: str = ""
+    at: AwareDatetime | None = None
     submission: SubmissionRecord | None = None
 
     @property

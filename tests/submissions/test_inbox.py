@@ -15,7 +15,17 @@ from sensorium_pipeline.errors import InputError, SubmissionError
 from sensorium_pipeline.intake import take_in
 from sensorium_pipeline.sessions.release import Release, change_phases
 from sensorium_pipeline.settings import Settings
-from sensorium_pipeline.storage import FileEntry, Manifest, Series, Workspace, canonical_json, digest_of, digest_of_bytes, open_workspace
+from sensorium_pipeline.storage import (
+    FileEntry,
+    Manifest,
+    Series,
+    Workspace,
+    canonical_json,
+    digest_of,
+    digest_of_bytes,
+    open_workspace,
+    write_files,
+)
 from sensorium_pipeline.submissions.inbox import (
     Request,
     SignedRequest,
@@ -116,6 +126,26 @@ class TestTokens:
         assert post.send(token).number == 3
         take_in(workspace)
         assert reasons(workspace)["lobe-lab/sensorium/3"] == ""
+
+    def test_a_copy_of_a_refused_one_takes_no_place_of_another_day(self, workspace: Workspace, post: Post, token: Token) -> None:
+        post.send(token)
+        late = NOON + timedelta(minutes=1)
+        refused = write_submission(post.folder / "late", f"{BUILD}# late\n")
+        digest = write_files(workspace.inbox, {name: refused / name for name in ("model.py", "submission.toml")}).digest
+        statement = Statement(release="2027", team="lobe-lab", track="sensorium", digest=digest, at=late)
+        post.forge("lobe-lab", statement, token.sign(statement))
+        take_in(workspace)
+        copied = workspace.inbox.read("submissions/lobe-lab/sensorium/000002.json")
+        workspace.inbox.create("submissions/lobe-lab/sensorium/000003.json", copied)
+        post.received("submissions/lobe-lab/sensorium/3", NOON + timedelta(days=1))
+        take_in(workspace)
+        again = submit(workspace, post.release, refused, token, "sensorium", NOON + timedelta(days=1))
+        post.received(f"submissions/{again.identifier}", NOON + timedelta(days=1))
+        take_in(workspace)
+        found = reasons(workspace)
+        assert "the quota of 1 a day was used" in found["lobe-lab/sensorium/2"]
+        assert found["lobe-lab/sensorium/3"] == "it is a copy of lobe-lab/sensorium/2, which was refused"
+        assert found[again.identifier] == ""
 
     def test_rubbish_in_the_inbox_is_refused_and_stops_nothing(self, workspace: Workspace, post: Post, token: Token) -> None:
         workspace.inbox.create("submissions/lobe-lab/sensorium/000001.json", b"{not json")

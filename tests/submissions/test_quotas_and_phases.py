@@ -61,7 +61,7 @@ class TestQuotas:
         post.received(f"submissions/{sent.identifier}", NOON)
         take_in(workspace)
         assert reasons(workspace)["lobe-lab/sensorium/2"].endswith("submit it again another day")
-        again = post.send(token, NOON + timedelta(days=1), text=BUILD)
+        again = post.send(token, NOON + timedelta(days=1, minutes=1), text=BUILD)
         assert (again.duplicate, again.number) == (False, 3)
         take_in(workspace)
         assert reasons(workspace)["lobe-lab/sensorium/3"] == ""
