@@ -270,12 +270,18 @@ def end_lost_runs(api_url: str) -> None:
 
     Prefect takes them for running as long as nobody does, and a night waits until the one before has ended.
     """
-    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
-    lost = _ask_prefect(f"{api_url}/flow_runs/filter", {"flow_runs": unfinished, "work_pools": {"name": {"any_": [WORK_POOL]}}})
-    parents = {"parent_flow_run_id": {"any_": [run["id"] for run in lost]}}
-    below = _ask_prefect(f"{api_url}/flow_runs/filter", {"flow_runs": {**unfinished, **parents}}) if lost else []
+    unfinished = ["PENDING", "RUNNING", "CANCELLING"]
+    deployed: dict[str, object] = {
+        "flow_runs": {"state": {"type": {"any_": [*unfinished, "CRASHED", "CANCELLED"]}}},
+        "work_pools": {"name": {"any_": [WORK_POOL]}},
+        "sort": "START_TIME_DESC",
+    }
+    runs = _ask_prefect(f"{api_url}/flow_runs/filter", deployed)
+    # Of a run that crashed, those below it were told nothing.
+    parents = {"parent_flow_run_id": {"any_": [run["id"] for run in runs]}, "state": {"type": {"any_": unfinished}}}
+    below = _ask_prefect(f"{api_url}/flow_runs/filter", {"flow_runs": parents}) if runs else []
     crashed = {"type": "CRASHED", "message": "Its process ended with the services. What was finished is kept; the next run goes on."}
-    for run in (*below, *lost):
+    for run in (*below, *(run for run in runs if run["state_type"] in unfinished)):
         _ask_prefect(f"{api_url}/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
 
 
