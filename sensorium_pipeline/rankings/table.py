@@ -184,7 +184,7 @@ def _the_score(
         raise _NotRanked("incomplete", f"There are {len(current)} different scores for {here}; the organisers have to say which counts.")
     record = next(iter(current.values()))
     value = record.metrics.value(metric)
-    if value is None or not math.isfinite(value):
+    if value is None:
         raise _NotRanked("incomplete", f"The ranking metric is undefined for {here}.")
     return record
 
@@ -217,7 +217,7 @@ def _session_result(records: Sequence[ScoreRecord]) -> SessionResult:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """Mean of all values; undefined where any is."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 

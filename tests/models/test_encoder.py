@@ -12,7 +12,7 @@ from sensorium_pipeline.models.baselines import BASELINES, baseline
 from sensorium_pipeline.models.configuration import ConvolutionConfiguration, GaussianConfiguration
 from sensorium_pipeline.models.encoder import Encoder, encoder_state, load_encoder_state
 from sensorium_pipeline.models.inputs import ModelInputs, normalise_inputs, standardise_responses
-from sensorium_pipeline.models.readouts.gaussian import source_grid
+from sensorium_pipeline.models.readouts.gaussian import GaussianReadout, source_grid
 from sensorium_pipeline.training.data import SessionDescription, TrialInputs
 
 MakeDescription = Callable[..., SessionDescription]
@@ -76,6 +76,27 @@ def test_positions_are_drawn_in_training_only(make_description: MakeDescription)
     assert not torch.equal(drawn[0], mean)
 
 
+def test_drawn_positions_have_the_covariance_of_sigma_and_stay_inside() -> None:
+    grid = np.zeros((2, 2), np.float32)
+    readout = GaussianReadout(GaussianConfiguration(), 2, grid, np.zeros(2, np.float32), seeded())
+    # Maps that hold their own x and y, so that one neuron reads the x and the other the y of its position.
+    x, y = torch.meshgrid(torch.linspace(-1, 1, 11), torch.linspace(-1, 1, 7), indexing="xy")
+    maps = torch.stack([x, y]).expand(20000, 2, 7, 11).contiguous(memory_format=torch.channels_last)
+    sigma = torch.tensor([[0.10, 0.05], [-0.03, 0.08]])
+    with torch.no_grad():
+        readout.features.copy_(torch.eye(2))
+        readout.sigma.copy_(sigma)
+        assert torch.allclose(readout(maps[:1]), torch.zeros(1, 2), atol=1e-6)  # the mean of both, the middle
+        moved = readout(maps[:1], torch.tensor([[0.25, -0.5]]))
+        variance = readout(maps, None, seeded(1)).var(0)
+        readout.sigma.copy_(10 * sigma)
+        far = readout(maps, None, seeded(1))
+    torch.testing.assert_close(moved, torch.tensor([[0.25, -0.5]]))
+    torch.testing.assert_close(variance, (sigma @ sigma.T).diagonal(), rtol=0.05, atol=0)
+    assert far.min() == -1
+    assert far.max() == 1
+
+
 def test_the_shifter_moves_what_is_read(make_description: MakeDescription) -> None:
     session = make_description()
     encoder = Encoder.for_sessions(baseline("cnn", "sensorium+"), [session], seeded()).eval()
@@ -89,6 +110,16 @@ def test_the_shifter_moves_what_is_read(make_description: MakeDescription) -> No
         for parameter in encoder.shifters.parameters():
             parameter.fill_(0.1)
         assert not torch.allclose(encoder(session.name, inputs), encoder(session.name, elsewhere))
+
+
+def test_behavior_that_hardly_varies_is_not_blown_up(make_description: MakeDescription) -> None:
+    session = make_description()
+    statistics = replace(session.statistics, behavior_std=np.array([1.0, 2.0, 1e-9], np.float32))
+    inputs = inputs_for(session, 2)
+    found = normalise_inputs(baseline("cnn", "sensorium+"), replace(session, statistics=statistics), inputs).behavior
+    assert inputs.behavior is not None
+    assert found is not None
+    np.testing.assert_allclose(found, inputs.behavior / [1.0, 2.0, 0.01], rtol=1e-5)  # 1 % of the mean deviation
 
 
 def test_an_animal_that_never_moved_gives_finite_inputs(make_description: MakeDescription) -> None:

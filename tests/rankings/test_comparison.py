@@ -1,5 +1,7 @@
 """Intervals, P(best), ranks and tiers: known answers, and coverage in a small simulation."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,13 @@ def test_models_that_cannot_be_told_apart_share_a_tier():
     assert comparison.rank_low.tolist() == [1, 1, 3, 3, 5]
     assert comparison.rank_high.tolist() == [2, 2, 4, 4, 5]
     assert comparison.p_best.sum() == pytest.approx(1)
+
+
+def test_the_chance_to_be_best_is_that_of_the_normal_difference():
+    scores = np.array([0.500, 0.498])
+    found = compare(scores, *draws_of(scores, shared=0.02, own=0.002), degrees_of_freedom=99)
+    # The difference of two models that scatter by 0.002 each scatters by 0.0028.
+    assert found.p_best[0] == pytest.approx(0.5 * (1 + math.erf(0.002 / (0.002 * math.sqrt(2)) / math.sqrt(2))), abs=0.03)
 
 
 def test_the_same_predictions_twice_are_a_tie_in_everything():

@@ -152,6 +152,8 @@ class TestPage:
         assert len(spoken) == 2 * 2 * 8
         row = make_table().ranked[0]
         assert f"{row.score.value:.3f}, 95 % interval {row.score.low:.3f} to {row.score.high:.3f}" in spoken
+        last = make_table().ranked[-1].difference_to_leader
+        assert f"−{-last.value:.3f}, 95 % interval −{-last.low:.3f} to −{-last.high:.3f}" in spoken
         inside = [attrs for tag, attrs in page.tags if tag == "rect"]
         assert all(float(attrs["x"]) >= 0 and float(attrs["x"]) + float(attrs["width"]) <= 190 for attrs in inside)
 

@@ -41,6 +41,17 @@ def test_equal_to_drawing_trials_and_scoring_them(session, metric):
         assert made.neurons[b] == pytest.approx((per_neuron * counts).sum() / 140, abs=2e-6)
 
 
+@pytest.mark.parametrize("metric", ["single_trial_correlation", "correlation_to_average"])
+def test_a_neuron_that_is_constant_in_a_resample_counts_nothing_there(metric):
+    image_id = np.repeat(np.arange(10), 3)
+    predictions = np.random.default_rng(0).standard_normal((30, 1))
+    responses = 0.1 + (image_id == 4)[:, None]
+    draws = draw("s", image_id, 1, resamples=100)
+    made = resample_score(predictions, responses, image_id, metric, draws).images
+    assert (made[draws.image_counts[:, 4] == 0] == 0).all()
+    assert (made[draws.image_counts[:, 4] > 0] != 0).all()
+
+
 def test_draws_are_seeded_and_keep_sample_sizes():
     image_id = np.repeat(np.arange(30), 3)
     draws, again, other = (draw("s", image_id, 40, seed=seed, resamples=50) for seed in (1, 1, 2))

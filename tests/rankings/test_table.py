@@ -2,9 +2,10 @@
 
 import math
 import random
+from datetime import timedelta
 
 import pytest
-from fake_entries import SESSIONS, make_entries, make_entry, make_resampled, make_score
+from fake_entries import RECEIVED, SESSIONS, make_entries, make_entry, make_resampled, make_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -211,6 +212,11 @@ class TestWhichCounts:
 
     def test_the_best_on_live_counts_where_nothing_was_chosen(self):
         assert which_counts(self.live(), {}) == {"one": "bb", "two": "dd"}
+
+    def test_of_equals_the_one_received_first_counts(self):
+        later = make_entry("one", "m", [make_score("aa")], received=RECEIVED + timedelta(days=1))
+        first = make_entry("one", "m", [make_score("bb")], received=RECEIVED)
+        assert which_counts(rank([later, first]), {}) == {"one": "bb"}
 
     def test_the_choice_wins_over_the_best(self):
         assert which_counts(self.live(), {"one": "cc", "in the other track": "ff"}) == {"one": "cc", "two": "dd"}

@@ -32,6 +32,13 @@ def test_the_ceilings_are_what_the_true_model_reaches(noise):
     assert ratio == pytest.approx(1 / np.sqrt(1 + noise**2 / 9), abs=0.02)
 
 
+def test_reliability_of_averages_on_a_worked_example():
+    responses = np.array([0.0, 2.0, 4.0, 6.0, 5.0, 9.0])[:, None]
+    ceiling = noise_ceiling(responses, ImageRepeats.of(np.array([1, 1, 2, 2, 3, 3])), np.ones(1))
+    # Averages 1, 5, 7 have a variance of 28/3; variances over repeats 2, 2, 8 leave a noise of (1 + 1 + 4)/3 in the averages.
+    assert ceiling.correlation_to_average[0] == pytest.approx(np.sqrt((28 / 3 - 2) / (28 / 3)))
+
+
 def test_pure_noise_has_a_ceiling_near_zero():
     rng = np.random.default_rng(2)
     responses = rng.standard_normal((1000, 300))

@@ -130,7 +130,8 @@ def test_same_seed_same_bytes_and_another_seed_others(make_session: Callable) ->
 def test_best_state_is_restored_and_the_learning_rate_falls_in_stages(make_session: Callable) -> None:
     made = sessions_of(make_session)
     parameters = TrainerParameters(epochs=60, batch_size=16, patience=2, stages=3, learning_rate=0.02)
-    encoder, trainer = trainer_for(made, parameters)
+    states: list[dict] = []
+    encoder, trainer = trainer_for(made, parameters, after_epoch=lambda _: states.append(encoder_state(encoder)))
     result = trainer.train()
     scores = [epoch.score for epoch in result.epochs]
     assert result.best_score == max(scores)
@@ -142,6 +143,11 @@ def test_best_state_is_restored_and_the_learning_rate_falls_in_stages(make_sessi
     rates = [epoch.learning_rate for epoch in result.epochs]
     np.testing.assert_allclose(sorted(set(rates), reverse=True), [0.02, 0.006, 0.0018])
     assert rates == sorted(rates, reverse=True)
+    # A stage ends with the best state so far, from which the next one starts.
+    ends = [epoch for epoch in range(1, len(rates)) if rates[epoch] < rates[epoch - 1]]
+    assert len(ends) == 2
+    for end in ends:
+        assert same(states[end - 1], states[scores.index(max(scores[:end]))])
 
 
 class Killed(Exception):
