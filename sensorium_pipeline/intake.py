@@ -44,6 +44,8 @@ from sensorium_pipeline.submissions.inbox import (
 from sensorium_pipeline.submissions.package import DESCRIPTION, MOST_DESCRIPTION_BYTES, parse_description
 from sensorium_pipeline.submissions.teams import read_team, why_not_signed
 
+LONGEST_REASON = 400
+
 S = TypeVar("S", SignedStatement, SignedRequest)
 
 
@@ -93,7 +95,7 @@ def take_in(workspace: Workspace) -> list[Decision | RequestDecision]:
 
 def record_platform_failure(workspace: Workspace, record: SubmissionRecord, reason: str) -> None:
     """Note that the platform failed on a submission, so that it is charged to nobody."""
-    Series(workspace.sealed, f"platform-failures/{record.identifier}").append(_Fault(reason=reason[:400]))
+    Series(workspace.sealed, f"platform-failures/{record.identifier}").append(_Fault(reason=reason[:LONGEST_REASON]))
 
 
 def state_of(workspace: Workspace, record: SubmissionRecord, release: Release) -> tuple[State, str]:
@@ -161,7 +163,7 @@ def _decide(workspace: Workspace, place: Waiting) -> Decision:
         decision = decision.model_copy(update={"release": statement.release, "digest": statement.digest, "at": statement.at})
         return decision.model_copy(update={"submission": _submission(workspace, place, statement)})
     except _Refused as why:
-        return decision.model_copy(update={"reason": str(why)})
+        return decision.model_copy(update={"reason": str(why)[:LONGEST_REASON]})
 
 
 def _decide_request(workspace: Workspace, place: Waiting) -> RequestDecision:
@@ -180,7 +182,7 @@ def _decide_request(workspace: Workspace, place: Waiting) -> RequestDecision:
             raise _Refused("it was chosen after the final scores were shown")
         return decision.model_copy(update={"request": request})
     except _Refused as why:
-        return decision.model_copy(update={"reason": str(why)})
+        return decision.model_copy(update={"reason": str(why)[:LONGEST_REASON]})
 
 
 def _verified(workspace: Workspace, place: Waiting, signed: S | None) -> S:

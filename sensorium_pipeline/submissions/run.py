@@ -122,7 +122,7 @@ def run_submission(
                 run = sandboxed.run(folder, submission, job, inputs, [session.expected for session in staged.predicted], checkpoints)
             except SubmissionError as error:
                 return failed_before(error, seed, "not started")
-            (out / CONSOLE).write_bytes(run.console)
+            (out / CONSOLE).write_bytes(run.outcome.console)
             outcome = RunOutcome(
                 status="finished",
                 seed=seed,
@@ -226,10 +226,6 @@ class _Run:
     energy_joules: float | None
     error: SubmissionError | ResourceLimitError | None
     own_words: bool
-
-    @property
-    def console(self) -> bytes:
-        return self.outcome.console
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,15 @@ class TestTokens:
             "there is no release '202", "there is no release 'xxx", ""]  # fmt: skip
         assert [path.path for path in workspace.open.walk("standings")] == ["standings/2027/lobe-lab/sensorium/000001.json"]
 
+    def test_digests_that_are_none(self, workspace: Workspace, post: Post, token: Token) -> None:
+        digests = ("", "..", "../../sealed/secrets", "\0", "0" * 63, "0" * 64 + "\n", "x" * 50_000)
+        for digest in digests:
+            statement = Statement(release="2027", team="lobe-lab", track="sensorium", digest=digest, at=NOON)
+            post.forge("lobe-lab", statement, token.sign(statement))
+        take_in(workspace)
+        assert len(reasons(workspace)) == len(digests)
+        assert all("this is not a digest" in reason or len(reason) == 400 for reason in reasons(workspace).values())
+
     def test_lists_of_files_that_lead_elsewhere(self, workspace: Workspace, post: Post, token: Token, tmp_path: Path) -> None:
         long = ("a" * 300, "a/" * 300 + "b")
         paths = ("../../../escaped", "/tmp/escaped", "a/../../b", "", *long, "\x1b[2J", "a\nb", "submission.toml/b")
