@@ -16,7 +16,7 @@ MOTION_VERSION = 5
 """Counted up whenever the same frames and parameters give another result of this stage; likewise those of the other stages."""
 CELLS_VERSION = 8
 TRACES_VERSION = 6
-ACTIVITY_VERSION = 7
+ACTIVITY_VERSION = 8
 STAGE_VERSIONS = (MOTION_VERSION, CELLS_VERSION, TRACES_VERSION, ACTIVITY_VERSION)
 
 

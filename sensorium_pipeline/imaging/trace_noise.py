@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 SEGMENT = 256  # frames of a segment
 FEWEST_FRAMES = 8  # for a spectrum
 SLOWEST_NOISE = 2.0  # Hz: no plateau of the spectrum below is called noise
-EMPTY, ABOVE = 0.01, 1.3  # of the plateau: less is left of a resampled trace above its former rate, times this
+EMPTY, ABOVE = 0.01, 1.3  # of the plateau: less is left of a resampled trace within an octave above its former rate, times this
 MOST_FILLED, MARGIN = 0.67, 1.1  # of the spectrum that a resampled trace fills; by how much it seems to fill more
 MANY_SEGMENTS = 20  # so many need not overlap
 MEDIAN_OF_POWER = float(np.log(2))  # the median of a chi-squared variable of two degrees, over its mean
@@ -84,11 +84,9 @@ def _white_level(spectrum, slowest):  # type: ignore[no-untyped-def]
         top = int(0.9 * top)
     if level == 0:
         return spectrum[half // 2 : half].mean(), 1
-    # Noise of a resampled trace fills only the lower frequencies.
-    resampled = int(np.ceil(MARGIN * half / filled)) if filled < MOST_FILLED * half else 1
-    if resampled > 1 and np.median(spectrum[int(ABOVE * filled) : half]) > EMPTY * level:
-        resampled = 1
-    return level * filled / half, resampled
+    # Noise of a resampled trace fills only the lower frequencies, and ends where calcium would fall by much less.
+    resampled = filled < MOST_FILLED * half and np.median(spectrum[int(ABOVE * filled) : min(2 * filled, half)]) < EMPTY * level
+    return level * filled / half, int(np.ceil(MARGIN * half / filled)) if resampled else 1
 
 
 @numba.njit(nogil=True, cache=True)

@@ -203,6 +203,15 @@ def test_noise_is_right_although_a_resampled_trace_has_no_upper_spectrum(factor:
     assert (found == 1).all() if factor == 1 else (found <= 2 * factor).all()
 
 
+@pytest.mark.parametrize("rate", [60.0, 250.0])
+@pytest.mark.parametrize("decay", [0.1, 0.15, 0.3])
+def test_clear_traces_do_not_look_resampled(rate: float, decay: float) -> None:
+    """Fast calcium without noise has a plateau and falls, but not off a cliff."""
+    for simulated in (lone_spikes(rate, decay, 0.03, 0.002), simulate(4, 6000, decay=decay, rise=0.005, noise=0.01, rate=rate)):
+        traces = simulated[0]
+        assert (noise_level(traces - traces.mean(1, keepdims=True), rate)[1] == 1).all()
+
+
 @pytest.mark.parametrize("way", ["Fourier", "linear"])
 @pytest.mark.parametrize("factor", [3, 5, 10])
 @pytest.mark.parametrize("gap", [False, True])
