@@ -80,6 +80,7 @@ def show_image(
     low, high = np.percentile(shown if like is None else np.nan_to_num(like), [1, 99.7])
     axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
     axes.set_axis_off()
+    axes.set_anchor("W")  # below its title, where it is narrower than its place
     headline(axes, title)
     scale_bar(axes, image.shape, pixel_size)
 

@@ -30,6 +30,7 @@ from sensorium_pipeline.imaging.plane_extraction import PlaneExtraction, PlaneMo
 
 MASK = 0.2  # part of its maximum at which a footprint's outline is drawn
 IMAGE_SIDE = 4.6  # inches of the longer side of an image
+TITLE_WIDTH = 1.9  # inches that a title takes, however narrow the image
 TRACES = 16
 SECONDS = 120.0
 MOST_POINTS = 4000  # of a line; more cannot be seen
@@ -64,7 +65,7 @@ def draw_after_motion(plane: PlaneMotion) -> dict[str, bytes]:
 def draw_cells(plane: PlaneExtraction) -> bytes:
     """Mean and maximum image with the outlines of all cells: kept ones in one colour, the others thin in another."""
     width, height = _sides(plane)
-    figure, grid = panels([height], [width, width], left=0.15, right=0.15, bottom=0.15, across=0.2, top=0.55)
+    figure, grid = panels([height], [max(width, TITLE_WIDTH)] * 2, left=0.15, right=0.15, bottom=0.15, across=0.2, top=0.55)
     kept, others = _outlines(plane)
     counts = f"{int(plane.kept.sum())} cells kept (orange), {int((~plane.kept).sum())} candidates not (blue)"
     for column, (image, name) in enumerate(((plane.mean_after, "mean"), (plane.max_after, "maximum"))):
@@ -79,7 +80,7 @@ def draw_cells(plane: PlaneExtraction) -> bytes:
 def draw_correction(plane: PlaneMotion) -> bytes:
     """Mean and maximum image before and after motion correction, on one scale, and the middle of the mean images in detail."""
     width, height = (0.7 * side for side in _sides(plane))
-    figure, grid = panels([height, height], [width, width, width], left=0.15, right=0.15, bottom=0.15, across=0.15, down=0.35)
+    figure, grid = panels([height, height], [max(width, TITLE_WIDTH)] * 3, left=0.15, right=0.15, bottom=0.15, across=0.15, down=0.35)
     metrics = plane.metrics
     detail = tuple(slice(max(side // 2 - max(side // 8, 32), 0), side // 2 + max(side // 8, 32)) for side in plane.mean_after.shape)
     for row, (when, mean, peak, crisp) in enumerate((
