@@ -4,6 +4,7 @@ import math
 import random
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from fake_entries import RECEIVED, SESSIONS, make_entries, make_entry, make_resampled, make_score
 from hypothesis import given, settings
@@ -187,6 +188,17 @@ def test_the_score_is_the_mean_over_sessions_of_the_ensemble_of_seeds():
     assert len(first.sessions[0].score_digests) == 3
     assert second.seed_deviation is None
     assert [left.ranks for left in table.sessions_left_out] == [(2, 1), (1, 2)]
+
+
+def test_the_interval_is_that_of_the_mean_over_sessions():
+    entry = make_entry("a", "m", [make_score("ab", session=name, images=images) for name, images in zip(TWO, (100, 40), strict=True)])
+    (row,) = rank([entry], TWO).ranked
+    drawn = (np.mean([getattr(one, kind) for one in entry.resampled], axis=0) for kind in ("images", "neurons", "both"))
+    images, neurons, both = (np.var(values, ddof=1) for values in drawn)
+    variance = np.clip(2 * (images + neurons) - both, max(images, neurons), max(images, neurons, both))
+    # Student's t with 39 degrees of freedom, as the smaller session has 40 images: 2.0227.
+    for bound in (row.score.low, row.score.high):
+        assert abs(bound - row.score.value) == pytest.approx(2.0227 * np.sqrt(variance), rel=1e-4)
 
 
 def test_what_makes_no_table():
