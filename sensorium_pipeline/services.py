@@ -4,7 +4,6 @@ A services folder (beside the workspace, on this machine's disk) holds Prefect's
 says what runs. Runs of yesterday's `sensorium demo` are therefore still in the interface of today's `sensorium up`.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from sensorium_pipeline.compute import PRELOADED, TICK, default_workers
 from sensorium_pipeline.errors import InputError, PlatformError
 from sensorium_pipeline.guard import guarded
+from sensorium_pipeline.locks import locked
 from sensorium_pipeline.progress import Progress, ProgressCallback, silent
 from sensorium_pipeline.service_processes import ServiceProcess, answers, free_port, launch, on_a_port, stop, wait_until
 from sensorium_pipeline.settings import Settings
@@ -160,7 +160,7 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         PlatformError: one of them did not start; the others are stopped again.
     """
     folder = services_folder(settings)
-    with _one_at_a_time(folder):
+    with locked(folder / "lock"):
         if (running := read_services(folder)) and running.running():
             raise InputError("the services run already", where=running.prefect_ui, advice="Stop them with `sensorium down`.")
         if running:
@@ -171,15 +171,6 @@ def start_services(settings: Settings, deployments: Path, progress: ProgressCall
         written.write_text(services.model_dump_json(indent=2))
         written.replace(folder / "services.json")
     return services
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Commands that start or stop the services of one folder wait for each other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _start_all(settings: Settings, folder: Path, deployments: Path, progress: ProgressCallback) -> Services:
@@ -310,7 +301,7 @@ def stop_services(settings: Settings) -> Services:
     nothing = InputError("no services were started for this workspace", where=folder, advice="Start them with `sensorium up`.")
     if not folder.is_dir():
         raise nothing
-    with _one_at_a_time(folder):
+    with locked(folder / "lock"):
         services = read_services(folder)
         if services is None:
             raise nothing

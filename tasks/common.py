@@ -1,6 +1,7 @@
 """What tasks and flows share: where they run, what is worth a second try, and names by which an operator knows their runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect.client.schemas.objects import State, TaskRun
@@ -10,7 +11,12 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from sensorium_pipeline.errors import SensoriumError
+from sensorium_pipeline.locks import locked
+from sensorium_pipeline.prediction_runs import staging_area
+from sensorium_pipeline.progress import Progress, ProgressCallback
 from sensorium_pipeline.sessions.release import choose_release
+from sensorium_pipeline.storage import digest_of
+from tasks.cancellation import cancelled
 from tasks.workspaces import workspace_at
 
 # Tasks only wait for the Dask cluster, so threads of the flow's process are enough however large the cluster is; and a worker that
@@ -25,6 +31,28 @@ def worth_a_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     """Whether trying again can help: a failing platform may recover; bad input, a crash of strangers' code or a limit never will."""
     error = state.result(raise_on_failure=False)
     return error.retry if isinstance(error, SensoriumError) else False
+
+
+@contextmanager
+def one_at_a_time(name: str, content: object, report: ProgressCallback) -> Iterator[None]:
+    """Tasks of this machine with the same content take turns, whichever flow they are of: the second finds what the first has done.
+
+    Two at once would be right as well, as nothing is stored twice; but both would compute it.
+
+    Args:
+        name: of the work, for whoever waits.
+        content: all that it depends on, as for a key.
+        report: told once that another is at work.
+
+    Raises:
+        CancelledError: the flow run was cancelled while it waited.
+    """
+
+    def waiting() -> None:
+        report(Progress(f"{name}: another run is at work on it; waiting for that", 0, 1))
+
+    with locked(staging_area() / f"{digest_of([name, content])[:32]}.lock", waiting, cancelled):
+        yield
 
 
 def named_by_release(action: str) -> Callable[[], str]:

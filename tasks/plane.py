@@ -15,7 +15,7 @@ from sensorium_pipeline.imaging.parameters import ImagingParameters
 from sensorium_pipeline.ingestion import PlaneRecord, ingest_plane
 from sensorium_pipeline.progress import Progress, ProgressCallback, at_most_every
 from tasks.cancellation import cancelled
-from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, one_at_a_time, worth_a_retry
 from tasks.reporting import TaskProgress
 from tasks.workspaces import workspace_at
 
@@ -33,9 +33,10 @@ KEPT = "The flow run was cancelled; stages that were finished are kept."
 )
 def extract_plane(raw: str, plane: int, root: str | None, parameters: ImagingParameters, address: str) -> PlaneRecord | State[PlaneRecord]:
     """Extract one plane on the Dask cluster at `address`; the result is in the lab store before this returns."""
-    name, progress = f"plane {plane} of {raw}", TaskProgress(f"plane {plane}")
+    name, progress = f"plane {plane} of {raw}", TaskProgress()
     try:
-        return run_on_cluster(address, _extract_on_worker, raw, plane, root, parameters, name=name, progress=progress, stop=cancelled)
+        with one_at_a_time(name, [workspace_at(root).url, parameters], progress):
+            return run_on_cluster(address, _extract_on_worker, raw, plane, root, parameters, name=name, progress=progress, stop=cancelled)
     except CancelledError:
         return Cancelled(message=KEPT)
 
@@ -53,7 +54,7 @@ def _extract_on_worker(raw: str, plane: int, root: str | None, parameters: Imagi
 )
 def archive_plane(raw: str, plane: int, root: str | None, address: str) -> PlaneArchive | State[PlaneArchive]:
     """Archive one plane's raw movie on the Dask cluster at `address`."""
-    name, progress = f"archive of plane {plane} of {raw}", TaskProgress(f"archive of plane {plane}")
+    name, progress = f"archive of plane {plane} of {raw}", TaskProgress()
     try:
         return run_on_cluster(address, _archive_on_worker, raw, plane, root, name=name, progress=progress, stop=cancelled)
     except CancelledError:

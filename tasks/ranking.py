@@ -36,7 +36,9 @@ def publish_tables(release: str, root: str | None) -> Published:
             table=[_cells(row, table) for row in range(len(table.rows))],
             description=f"{TRACK_LABELS[table.track]}, {TIER_LABELS[table.tier]} tier, release {chosen.name}",
         )
-    create_link_artifact(key="ranking-page", link=published.page, link_text=f"Ranking page of release {chosen.name}")
+    title = f"Ranking page of release {chosen.name}"
+    # Browsers follow no link to a file from a page of a server, so the address is to be read as well.
+    create_link_artifact(key="ranking-page", link=published.page, link_text=title, description=f"{title}: {published.page}")
     return published
 
 

@@ -25,10 +25,9 @@ display = _Display()
 
 
 class TaskProgress:
-    """Receives the reports of one task, in the task's own thread."""
+    """Receives the reports of one task, in the task's own thread; their stages say what they are about."""
 
-    def __init__(self, description: str) -> None:
-        self._description = description
+    def __init__(self) -> None:
         self._artifact: UUID | None = None
         self._updated = 0.0
         self._pace = Pace()
@@ -47,7 +46,7 @@ class TaskProgress:
 
     def _tell(self, progress: Progress) -> None:
         percent = 100.0 * progress.done / max(progress.total, 1)
-        text = f"{self._description}: {self._pace.describe(progress)}"
+        text = self._pace.describe(progress)
         if self._artifact is None:
             self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=text))
         else:

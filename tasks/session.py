@@ -27,7 +27,7 @@ LARGEST_ARTIFACT = 8 * 1024**2  # characters
 def publish_session(raw: str, name: str, planes: list[PlaneRecord], root: str | None, parameters: SessionParameters) -> SessionRecord:
     """Align the planes' activity to the stimuli, pass the quality gates, publish; the quality report becomes an artifact."""
     workspace = workspace_at(root)
-    record = ingest_session_parts(workspace, Path(raw), planes, parameters, progress=TaskProgress(f"session {name}"))
+    record = ingest_session_parts(workspace, Path(raw), planes, parameters, progress=TaskProgress())
     create_markdown_artifact(_report(workspace, record), key="quality-report", description=f"Quality report of session {name}")
     return record
 

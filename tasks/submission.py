@@ -22,7 +22,7 @@ from sensorium_pipeline.progress import Progress, ProgressCallback
 from sensorium_pipeline.storage import Workspace, read_file
 from sensorium_pipeline.submissions.learning_curve import PICTURE
 from tasks.cancellation import cancelled
-from tasks.common import RETRIES, RETRY_DELAY, worth_a_retry
+from tasks.common import RETRIES, RETRY_DELAY, one_at_a_time, worth_a_retry
 from tasks.reporting import TaskProgress
 from tasks.submission_runs import predict_on_worker, try_out_on_worker
 from tasks.workspaces import workspace_at
@@ -63,7 +63,7 @@ def evaluate_submission(job: Job, turn: int, root: str | None, address: str) -> 
     """
     started = time.monotonic()
     logger = get_run_logger()
-    report = TaskProgress(job.identifier)
+    report = TaskProgress()
     workspace = workspace_at(root)
 
     def result(status: Literal["scored", "failed", "refused"], reason: str = "") -> State[SubmissionResult]:
@@ -75,7 +75,8 @@ def evaluate_submission(job: Job, turn: int, root: str | None, address: str) -> 
         return Completed(name="Scored" if status == "scored" else "Unranked", message=reason or None, data=record)
 
     try:
-        evaluation = score(workspace, job, _run_seeds(job, turn, root, address, report))
+        with one_at_a_time(job.identifier, [workspace.url, job], report):
+            evaluation = score(workspace, job, _run_seeds(job, turn, root, address, report))
     except IsolationError as error:
         refuse(workspace, job, error.problem)
         return result("refused", str(error))

@@ -263,6 +263,9 @@ def test_ranking_tables_are_artifacts(first_night: Night) -> None:
 
     tables = {key: Artifact.get(key) for key in ("ranking-sensorium-live", "ranking-sensorium-plus-live", "ranking-page")}
     assert all(table is not None for table in tables.values())
+    page = tables["ranking-page"]
+    assert page is not None
+    assert (page.description or "").startswith(f"Ranking page of release {RELEASE}: file://")
     found = tables["ranking-sensorium-live"]
     assert found is not None
     lines = json.loads(found.data) if isinstance(found.data, str) else found.data

@@ -87,7 +87,7 @@ def test_progress_of_every_plane_is_an_artifact_that_says_what_speed_and_how_lon
 
     texts = [str(artifact.description) for artifact in progress_of(ingested.state)]
     for plane in range(PLANES):
-        (text,) = [text for text in texts if text.startswith(f"plane {plane}: ")]
+        (text,) = [text for text in texts if text.startswith(f"{SESSION.name} plane {plane}: ")]
         assert re.search(r"(\d+)/\1 (frames|neurons)", text), text
 
 

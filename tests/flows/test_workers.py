@@ -80,6 +80,23 @@ def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, c
     assert most >= 1
 
 
+def test_two_evaluations_at_once_run_nothing_twice(isolated: None, copied: World, on_cluster: str, tmp_path: Path) -> None:
+    code = MEAN_RESPONSE.replace("def train(self, sessions):", "def train(self, sessions):\n            import time; time.sleep(2)")
+    send(copied.workspace, write_code(tmp_path / "one", "One", code), "one", "sensorium")
+    most = 0
+    with ThreadPoolExecutor(2) as pool, Client(on_cluster, set_as_default=False) as client:
+        nights = [pool.submit(evaluate, copied) for _ in range(2)]
+        while not all(night.done() for night in nights):
+            most = max(most, len([key for key in running(client) if key.startswith("one/sensorium/1 seed 0")]))
+            time.sleep(0.1)
+        summaries = [night.result().result() for night in nights]
+    assert most == 1
+    job = find_job(copied.workspace, read_release(copied.workspace.open, RELEASE), "one")
+    assert is_current(copied.workspace, job)
+    # One that came later may have found it done before it began.
+    assert {result.status for summary in summaries for result in summary.evaluated} == {"scored"}
+
+
 def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(isolated: None, copied: World, on_cluster: str, tmp_path: Path) -> None:
     for team, gain in (("sleeper", 0.01), ("neighbour", 0.02)):
         send(copied.workspace, write_code(tmp_path / team, team, SLEEPING, gain=gain), team, "sensorium")
