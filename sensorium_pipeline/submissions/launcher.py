@@ -1,6 +1,6 @@
 """The step between the trusted worker and bubblewrap: a program of its own, standard library alone, started with an empty environment.
 
-    python -I -S -B launcher.py SPECIFICATION_DESCRIPTOR RESULT_DESCRIPTOR WORKER_PROCESS
+    python -I -S -B launcher.py SPECIFICATION_DESCRIPTOR RESULT_DESCRIPTOR INFORMATION_DESCRIPTOR WORKER_PROCESS
 
 It exists because everything here must happen after the fork and before bubblewrap, where threads of a worker forbid running Python
 in the forked child: joining the control groups, the process limits, handing the files over, and above all becoming a real
@@ -33,10 +33,13 @@ FIRST_USER = 0x70000000
 FALLBACK_FIRST_USER = 20000
 
 
-def main(specification: int, result: int, worker: int) -> NoReturn:
+def main(specification: int, result: int, information: int, worker: int) -> NoReturn:
     """Read the specification, give up everything that the sandbox must not have, and become bubblewrap."""
     with os.fdopen(specification, "rb") as file:
         spec: dict[str, Any] = json.loads(file.read())
+    if information == RESULT_DESCRIPTOR:
+        information = os.dup(information)
+        os.set_inheritable(information, True)
     if result != RESULT_DESCRIPTOR:
         os.dup2(result, RESULT_DESCRIPTOR)
         os.close(result)
@@ -72,7 +75,7 @@ def main(specification: int, result: int, worker: int) -> NoReturn:
     for source, (_, target, kind) in zip(sources, spec["binds"], strict=True):
         options += [kind.encode(), source, os.fsencode(target)]
     options += [os.fsencode(option) for option in spec["last_options"]]
-    options += [b"--seccomp", str(in_memory("filter", bytes.fromhex(spec["seccomp"]))).encode()]
+    options += [b"--info-fd", str(information).encode(), b"--seccomp", str(in_memory("filter", bytes.fromhex(spec["seccomp"]))).encode()]
 
     # Changing the user id cleared nothing of the parent's own, but it would have cleared this; so it is set last.
     libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
@@ -132,4 +135,4 @@ def check(result: int, call: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(*map(int, sys.argv[1:]))

@@ -254,29 +254,35 @@ class _Run:
         os.write(description, json.dumps(specification).encode())
         os.lseek(description, 0, os.SEEK_SET)
         self._result, result_end = os.pipe()
+        self._information, information_end = os.pipe()
+        self._told = bytearray()
+        self._first_inside: int | None = None
+        inherited = (description, result_end, information_end)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", launcher.__file__, str(description), str(result_end), str(os.getpid())],
+                [sys.executable, "-I", "-S", "-B", launcher.__file__, *map(str, inherited), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(description, result_end),
+                pass_fds=inherited,
                 env={},
                 cwd="/",
                 start_new_session=True,
             )
         except OSError as error:
             os.close(self._result)
+            os.close(self._information)
             raise PlatformError(f"the sandbox could not be started: {error}", where="sandbox") from error
         finally:
-            os.close(description)
-            os.close(result_end)
+            for descriptor in inherited:
+                os.close(descriptor)
 
     def finish(self) -> Outcome:
         process = self._process
         pipes = (process.stdout, process.stderr)
         watched = selectors.DefaultSelector()
         watched.register(self._result, selectors.EVENT_READ, "result")
+        watched.register(self._information, selectors.EVENT_READ, "information")
         for pipe in pipes:
             if pipe is not None:
                 watched.register(pipe.fileno(), selectors.EVENT_READ, "console")
@@ -297,6 +303,9 @@ class _Run:
             watched.close()
             os.close(ended)
             os.close(self._result)
+            os.close(self._information)
+            if self._first_inside is not None:
+                os.close(self._first_inside)
             for pipe in pipes:
                 if pipe is not None:
                     pipe.close()
@@ -330,7 +339,11 @@ class _Run:
     def _take(self, descriptor: int, kind: str) -> bool:
         """Read what is there; False at the end of the stream."""
         data = os.read(descriptor, MEBIBYTE)
-        if kind == "console":
+        if kind == "information":
+            self._told += data
+            if not data:
+                self._find_first_inside()
+        elif kind == "console":
             self._console += data[: self._limits.console_bytes - len(self._console)]
             if len(self._console) >= self._limits.console_bytes:
                 self._status = self._status or "console"
@@ -341,7 +354,16 @@ class _Run:
                 self._refusal, self._status = refusal, "protocol"
         return bool(data)
 
+    def _find_first_inside(self) -> None:
+        """Hold on to process 1 of the sandbox, whose number bubblewrap tells before it lets it run."""
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+            self._first_inside = os.pidfd_open(json.loads(self._told)["child-pid"])
+
     def _kill(self) -> None:
+        if self._first_inside is not None:
+            # It is bubblewrap's own, but a submission can write into its memory, so that it outlives bubblewrap; all inside die with it.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first_inside, signal.SIGKILL)
         # Nobody has waited for it yet, so the number is still its own even where it has ended.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

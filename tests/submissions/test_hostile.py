@@ -4,6 +4,7 @@ A submission reports what it got hold of by raising `found: [...]`; an empty lis
 """
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from submission_samples import GOOD, SMALL, Attack, Run, nothing_found, problem
 
+from sensorium_pipeline.submissions import sandbox
+from sensorium_pipeline.submissions.control_groups import ControlGroup
 from sensorium_pipeline.submissions.outcome import RunOutcome
 
 SECRET = "sealed-response-4711"
@@ -244,6 +247,41 @@ def test_daemon_does_not_outlive_success(run: Run, tmp_path: Path) -> None:
     time.sleep(0.1)
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if marker.encode() in line]
+
+
+def test_process_1_taken_over_does_not_outlive_the_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("the program that is written into process 1 is for x86_64")
+    # Where there are control groups, nothing outlives them.
+    monkeypatch.setattr(sandbox, "ControlGroup", lambda memory, processes: ControlGroup(memory, processes, mount=tmp_path))
+    marker = f"sensorium-heir-{os.getpid()}"
+    code = f"""
+    import os, time
+    def build(context):
+        # prctl(PR_SET_PDEATHSIG, 0); while (1) pause();
+        program = bytes.fromhex("b89d000000bf0100000031f631d24531d20f05b8220000000f05ebf7")
+        memory = os.open("/proc/1/mem", os.O_RDWR)
+        os.pwrite(memory, program, int(open("/proc/1/syscall").read().split()[-1], 16))
+        if os.fork() == 0:
+            os.fork()
+            os._exit(0)
+        os.wait()
+        while not open("/proc/1/syscall").read().startswith("34 "):
+            time.sleep(0.01)
+        os.execv("/usr/bin/sleep", ["{marker}", "60"])
+    """
+
+    def running() -> bool:
+        return any(marker.encode() in line for line in _command_lines())
+
+    outcome = run(code, stop=running)
+    if outcome.failure is not None and "PermissionError" in outcome.failure.problem:
+        pytest.skip("this kernel lets nobody write into process 1")
+    assert outcome.status == "stopped"
+    deadline = time.monotonic() + 10
+    while running() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not running()
 
 
 def test_lying_on_the_result_stream(attack: Attack) -> None:
