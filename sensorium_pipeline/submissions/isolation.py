@@ -8,6 +8,8 @@ What no tier closes, since a submission must see the images of hidden tiers to p
   prints. Its error messages reach its team where they come from the smoke run, which has visible trials alone.
 - Two sandboxes on one machine share its processor caches and its clock. One that must not learn from another's timing needs a machine of
   its own. Where no control groups can be made, one that starts hundreds of processes also takes processor time from the other.
+- A submission can write itself into process 1 of its sandbox, which has no more rights than itself. Its run ends it all the same; but where
+  its worker is killed by SIGKILL at that moment, nobody is left to do so, and it goes on without network and without files until found.
 
 There is no tier of a container runtime on purpose. runc and crun build their walls from the same namespaces, control groups and system call
 filter as bubblewrap, and bring a daemon or an image store that runs as root; what would be more is a kernel of its own (gVisor, a virtual
