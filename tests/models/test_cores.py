@@ -95,6 +95,14 @@ def test_tokens_lie_where_their_patches_lay() -> None:
     assert changed.nonzero().tolist() == [[1, 3]]
 
 
+def test_every_token_attends_to_the_whole_image() -> None:
+    core = built(TransformerConfiguration(patch=4, stride=4, channels=8, heads=2, blocks=1, hidden=16), image_shape=(12, 20))
+    image = torch.zeros(1, 1, 12, 20)
+    image[..., 4:8, 12:16] = 1
+    with torch.no_grad():
+        assert (core(image) != core(torch.zeros(1, 1, 12, 20))).any(1).all()
+
+
 def write_resnet(path: Path, bottleneck: bool) -> None:
     """A ResNet of two stages with few channels, under torchvision's names."""
     state, generator = {}, seeded(3)
