@@ -17,6 +17,7 @@ Float32 = NDArray[np.float32]
 
 ROUNDS = 5  # of alternating regression
 UNION = 0.75  # part of a mask that others cover, from which it is their union
+LARGER = 1.4  # times as large as one of two neighbours is what may be both
 CERTAIN = 7.0  # footprints that stand out less, over the error of a pixel, are smoothed by a px or nearly
 SHARPEST = 2.0  # power that a smoothed footprint is raised to at most
 RING = (2, 5)  # px from a mask where only what is no cell shows its trace, too
@@ -107,6 +108,7 @@ def find_cells(
     cells = search.run()
     _refine(stack, cells, rounds=2)
     cells = _without_unions(stack, cells, parameters)
+    _cut_out(stack, cells, parameters)
     _refine(stack, cells, rounds=ROUNDS)
     cells, joined = _joined(stack, cells, parameters)
     _refine(stack, joined, rounds=ROUNDS)
@@ -207,6 +209,22 @@ def _without_unions(stack: Float32, cells: list[GrownCell], parameters: CellPara
             rest.remove(cell)
             subtract(stack, -cell.footprint, cell.trace, *cell.corner)
     return rest
+
+
+def _cut_out(stack: Float32, cells: list[GrownCell], parameters: CellParameters) -> None:
+    """Take from every cell the place of a smaller neighbour most of which it covers: the two were first taken for one.
+
+    The fit gives it back what of that place is its own; from a footprint that holds both it would find no way out.
+    """
+    masks = [cell.mask(parameters.mask) for cell in cells]
+    for cell, mask in zip(cells, masks, strict=True):
+        for other, its in zip(cells, masks, strict=True):
+            if other is cell or not windows_meet(cell.window, other.window) or LARGER * its.sum() > mask.sum():
+                continue
+            shared = mask & (footprint_in(other, cell.window) > parameters.mask * other.footprint.max())
+            if shared.sum() > 0.5 * its.sum() and np.hypot(*np.subtract(cell.centre(mask), other.centre(its))) > ASTRAY:
+                subtract(stack, -np.where(shared, cell.footprint, np.float32(0)), cell.trace, *cell.corner)
+                cell.footprint[shared] = 0
 
 
 def _refine(stack: Float32, cells: list[GrownCell], rounds: int) -> None:

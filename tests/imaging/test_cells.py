@@ -8,9 +8,12 @@ from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from sensorium_pipeline.imaging.binned_movie import MOST_BINS
+from sensorium_pipeline.imaging.cell_block import ROUNDS, _cut_out, _refine
+from sensorium_pipeline.imaging.cell_kernels import subtract
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.cell_search import stacks_of
 from sensorium_pipeline.imaging.cells import Cells, _at_once, _blocks, segment
+from sensorium_pipeline.imaging.grown_cell import GrownCell, footprint_in
 
 
 def find(
@@ -92,6 +95,27 @@ def test_a_cell_that_motion_correction_left_at_two_places_is_one(tmp_path: Path)
     cells = find(ArrayMovie(generator.normal(300 + added * footprints, 20).astype(np.int16)), tmp_path)
     assert cells.kept.tolist() == [True]
     assert np.abs(cells.centroids[0] - (30, 31)).max() < 1.5
+
+
+def test_neighbours_that_were_first_taken_for_one_are_told_apart() -> None:
+    """A footprint that holds both, and another of the second: the first one becomes the first neighbour alone."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:40, :40]
+    first, second = (np.exp(-((((rows - 20) ** 2 + (columns - x) ** 2) / 14.0) ** 2)).astype(np.float32) for x in (16.5, 23.5))
+    traces = [4 * np.convolve(generator.poisson(0.3, 400), np.exp(-np.arange(9) / 2))[:400].astype(np.float32) for _ in range(2)]
+    stack = np.multiply.outer(first, traces[0]) + np.multiply.outer(second, traces[1])
+    stack += generator.standard_normal(stack.shape, np.float32)
+    whole = (slice(0, 40), slice(0, 40))
+    half = np.float32(0.5)
+    union, other = GrownCell(whole, first + second, half * (traces[0] + traces[1])), GrownCell(whole, second.copy(), half * traces[1])
+    for cell in (union, other):
+        subtract(stack, cell.footprint, cell.trace, 0, 0)
+    _cut_out(stack, [union, other], CellParameters())
+    _refine(stack, [union, other], rounds=ROUNDS)
+    for cell, footprint, trace in ((union, first, traces[0]), (other, second, traces[1])):
+        mask, true = footprint_in(cell, whole) > 0.2 * cell.footprint.max(), footprint > 0.2
+        assert np.sum(mask & true) > 0.8 * np.sum(mask | true)
+        assert np.corrcoef(cell.trace, trace)[0, 1] > 0.98
 
 
 def test_large_faint_cells_are_found_whole(tmp_path: Path) -> None:
