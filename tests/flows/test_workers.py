@@ -111,7 +111,7 @@ def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(isolated: Non
         os.kill(pid, signal.SIGKILL)
         # What it ran dies with it: no stranger's code goes on without anybody who watches it.
         assert psutil.wait_procs(sandbox, timeout=10)[1] == []
-        summary = night.result(timeout=120).result()
+        summary = night.result(timeout=300).result()
     assert {result.identifier: result.status for result in summary.evaluated} == {
         "sleeper/sensorium/1": "scored",
         "neighbour/sensorium/1": "scored",
