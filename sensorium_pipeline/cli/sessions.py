@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from sensorium_pipeline.cli.common import Json, ReleaseName, Root, workspace_of
+from sensorium_pipeline.cli.common import Json, ReleaseName, Root, settings_of, workspace_of
 from sensorium_pipeline.errors import InputError
+from sensorium_pipeline.settings import Settings
 from sensorium_pipeline.terminal import console, emphasised, print_json, print_table, progress_bars
 
 PANEL = "Sessions and releases"
@@ -51,7 +52,18 @@ def show(session: Annotated[str, typer.Argument(help="Name of the session.")], r
     console.print(f"{summary.session.neurons} neurons; trials {trials}; {summary.images} images {summary.image_shape}", highlight=False)
     console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
     url = dataset_url(workspace.open, summary.session.open_digest)
-    console.print(f'xarray.open_datatree("{url}", engine="zarr")', highlight=False)
+    console.print(f'xarray.open_datatree("{url}", engine="zarr"{_server(settings_of(root))})', highlight=False)
+
+
+def _server(settings: Settings) -> str:
+    """What xarray needs to know of the server of the open store beside a URL; keys by the variables that hold them."""
+    own = settings.open
+    options = {"endpoint_url": f'"{own.endpoint_url or settings.endpoint_url}"'} if own.endpoint_url or settings.endpoint_url else {}
+    if own.access_key or settings.access_key:
+        prefix = "SENSORIUM_OPEN__" if own.access_key else "SENSORIUM_"
+        options |= {"key": f'os.environ["{prefix}ACCESS_KEY"]', "secret": f'os.environ["{prefix}SECRET_KEY"]'}
+    text = ", ".join(f'"{name}": {value}' for name, value in options.items())
+    return f", storage_options={{{text}}}" if text else ""
 
 
 def download(

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from command_line import Said, as_process, assert_one_error
+from moto.server import ThreadedMotoServer
 from PIL import Image
 from small_world import OPEN, RELEASE, SENSORIUM, SENSORIUM_PLUS, World, send, true_predictions, write_code, write_file_submission
 
 from sensorium_pipeline.intake import take_in
 from sensorium_pipeline.scoring import METRIC_VERSION
 from sensorium_pipeline.sessions.catalogue import load_hidden, read_session
+from sensorium_pipeline.settings import Settings
+from sensorium_pipeline.storage import open_workspace
 from sensorium_pipeline.submissions.predictions import write_predictions
 
 
@@ -35,6 +38,28 @@ def test_sessions_and_show(sensorium, world: World) -> None:
     with xr.open_datatree(url, engine="zarr") as tree:
         assert tree.attrs["session"] == SENSORIUM
     assert SENSORIUM_PLUS in sensorium("sessions", "--root", world.root).out
+
+
+def test_the_line_that_opens_a_session_of_another_server_names_it_and_no_key(sensorium, world: World, tmp_path, monkeypatch) -> None:
+    here = world.workspace.open
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("SENSORIUM_OPEN__URL", "s3://sensorium-tests/open")
+        monkeypatch.setenv("SENSORIUM_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        monkeypatch.setenv("SENSORIUM_ACCESS_KEY", "key")
+        monkeypatch.setenv("SENSORIUM_SECRET_KEY", "a secret")
+        elsewhere = open_workspace(Settings(root=str(tmp_path))).open
+        for entry in here.walk(""):
+            elsewhere.replace(entry.path, here.read(entry.path))
+        said = sensorium("show", SENSORIUM, "--root", str(tmp_path))
+        assert said.code == 0, said.error
+        assert "a secret" not in said.out
+        # As a person would, who copies the line.
+        with eval(said.out.splitlines()[-1], {"xarray": xr, "os": os}) as tree:
+            assert tree.attrs["session"] == SENSORIUM
+    finally:
+        server.stop()
 
 
 def test_downloaded_session_is_the_published_one(sensorium, world: World, tmp_path) -> None:
