@@ -60,9 +60,8 @@ class Deconvolution:
     """Activity inferred from traces.
 
     Attributes:
-        activity: (neurons, frames) float32, >= 0: the height of the transient that a frame's activity makes, in the trace's
-            units; NaN where the trace is. Zero in
-            the first frame, whose calcium may be older, and in the last, which show too little of a transient.
+        activity: (neurons, frames) float32, >= 0: the height of the transient that a frame's activity makes, in the trace's units; NaN
+            where the trace is. Zero in the first frame, whose calcium may be older, and in the last, which show too little of a transient.
         denoised: (neurons, frames) float32, the calcium without noise and baseline; NaN where the trace is.
         baseline: (neurons, frames) float32, what was subtracted from the trace.
         noise: (neurons,) float32, standard deviation of the noise within a frame, of a resampled trace within a former one.
