@@ -22,6 +22,7 @@ CERTAIN = 7.0  # footprints that stand out less, over the error of a pixel, are 
 SHARPEST = 2.0  # power that a smoothed footprint is raised to at most
 RING = (2, 5)  # px from a mask where only what is no cell shows its trace, too
 ASTRAY = 3.0  # px that motion correction may leave a cell from its place
+HALO = 3.0  # times as large as a cell is what may be the light around it
 BRIGHT = 100.0  # signal-to-noise of a cell from which enough of it goes astray to look like a second one
 FLOOR = 0.1  # part of its maximum below which a footprint ends
 
@@ -180,9 +181,10 @@ def _same_cell(cell: GrownCell, other: GrownCell, parameters: CellParameters) ->
     if not windows_meet(cell.window, other.window):
         return False
     mask, its = cell.mask(parameters.mask), other.mask(parameters.mask)
-    area = min(np.count_nonzero(mask), np.count_nonzero(its))
+    area, larger = sorted((np.count_nonzero(mask), np.count_nonzero(its)))
     apart = float(np.hypot(*np.subtract(cell.centre(mask), other.centre(its))))
-    if other.snr > BRIGHT and apart < min(ASTRAY, float(np.sqrt(area / np.pi))):
+    # What is many times as large shines around the cell.
+    if other.snr > BRIGHT and larger < HALO * area and apart < min(ASTRAY, float(np.sqrt(area / np.pi))):
         return True
     shared = np.count_nonzero(mask & (footprint_in(other, cell.window) > parameters.mask * other.footprint.max()))
     if shared <= parameters.same_overlap * area:

@@ -14,7 +14,7 @@ from sensorium_pipeline.storage import Store, digest_of, open_dataset, read_resu
 
 MOTION_VERSION = 5
 """Counted up whenever the same frames and parameters give another result of this stage; likewise those of the other stages."""
-CELLS_VERSION = 9
+CELLS_VERSION = 10
 TRACES_VERSION = 6
 ACTIVITY_VERSION = 8
 STAGE_VERSIONS = (MOTION_VERSION, CELLS_VERSION, TRACES_VERSION, ACTIVITY_VERSION)

@@ -8,7 +8,7 @@ from conftest import RATE, ArrayMovie, TruePlane, simulate_plane
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from sensorium_pipeline.imaging.binned_movie import MOST_BINS
-from sensorium_pipeline.imaging.cell_block import ROUNDS, _cut_out, _refine
+from sensorium_pipeline.imaging.cell_block import ROUNDS, _cut_out, _joined, _refine
 from sensorium_pipeline.imaging.cell_kernels import subtract
 from sensorium_pipeline.imaging.cell_parameters import CellParameters
 from sensorium_pipeline.imaging.cell_search import stacks_of
@@ -95,6 +95,17 @@ def test_a_cell_that_motion_correction_left_at_two_places_is_one(tmp_path: Path)
     cells = find(ArrayMovie(generator.normal(300 + added * footprints, 20).astype(np.int16)), tmp_path)
     assert cells.kept.tolist() == [True]
     assert np.abs(cells.centroids[0] - (30, 31)).max() < 1.5
+
+
+@pytest.mark.parametrize(("radius", "one"), [(4, True), (11, False)])
+def test_the_light_around_a_bright_cell_is_not_the_cell(radius: int, one: bool) -> None:
+    """Something as large as the cell, 2 px from it and in other bins, is the cell astray; something far larger is not."""
+    rows, columns = np.mgrid[:40, :40]
+    at = [((rows - 20) ** 2 + (columns - x) ** 2 < size**2).astype(np.float32) for x, size in ((20, 4), (22, radius))]
+    traces = 10 * np.random.default_rng(0).exponential(1, (2, 400)).astype(np.float32)
+    cells = [GrownCell((slice(0, 40), slice(0, 40)), footprint, trace) for footprint, trace in zip(at, traces, strict=True)]
+    kept, joined = _joined(np.zeros((40, 40, 400), np.float32), cells, CellParameters())
+    assert (len(kept), len(joined)) == ((1, 1) if one else (2, 0))
 
 
 def test_neighbours_that_were_first_taken_for_one_are_told_apart() -> None:
