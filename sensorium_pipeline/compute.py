@@ -27,7 +27,7 @@ from distributed.scheduler import KilledWorker
 from distributed.worker import Worker
 
 from sensorium_pipeline.errors import PlatformError
-from sensorium_pipeline.progress import Progress, ProgressCallback, silent
+from sensorium_pipeline.progress import Progress, ProgressCallback, never, silent
 from sensorium_pipeline.settings import Settings
 
 Result = TypeVar("Result")
@@ -41,11 +41,6 @@ PRELOADED = "sensorium_pipeline.prediction_runs"
 START_TIMEOUT = 60  # seconds
 TICK = "1s"
 POLL_SECONDS = 0.5
-
-
-def never() -> bool:
-    """Nobody stops the work."""
-    return False
 
 
 def default_workers() -> int:

@@ -7,18 +7,13 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
+from sensorium_pipeline.progress import never
+
 POLL_SECONDS = 0.2
 
 
-def _silent() -> None: ...
-
-
-def _never() -> bool:
-    return False
-
-
 @contextmanager
-def locked(file: Path, waiting: Callable[[], None] = _silent, stop: Callable[[], bool] = _never) -> Iterator[None]:
+def locked(file: Path, waiting: Callable[[], None] | None = None, stop: Callable[[], bool] = never) -> Iterator[None]:
     """Hold a lock for as long as the context lasts; it ends with the process, however that ends.
 
     Args:
@@ -36,7 +31,7 @@ def locked(file: Path, waiting: Callable[[], None] = _silent, stop: Callable[[],
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
+                if waiting and not told:
                     waiting()
                 told = True
                 if stop():

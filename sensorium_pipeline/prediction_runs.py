@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from sensorium_pipeline.environment import environment_digest
 from sensorium_pipeline.errors import PlatformError
 from sensorium_pipeline.jobs import Job
-from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.progress import ProgressCallback, never, silent
 from sensorium_pipeline.sessions.catalogue import load_session_data
 from sensorium_pipeline.sessions.release import Release
 from sensorium_pipeline.storage import Workspace, digest_of, open_dataset, read_result, record_result, write_files
@@ -26,7 +26,7 @@ from sensorium_pipeline.submissions.inbox import fetch_submission
 from sensorium_pipeline.submissions.outcome import Failure, RunOutcome
 from sensorium_pipeline.submissions.release import stage_release
 from sensorium_pipeline.submissions.run import CONSOLE, CPU, PREDICTIONS, STATE, Device, run_submission
-from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, never
+from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits
 from sensorium_pipeline.submissions.staging import DESCRIPTION, SCHEMA_VERSION, StagedSession, stage_sessions
 from sensorium_pipeline.training.data import SessionData
 

@@ -30,6 +30,11 @@ def silent(_: Progress) -> None:
     """Show nothing."""
 
 
+def never() -> bool:
+    """The stop signal of work that nobody stops."""
+    return False
+
+
 class Pace:
     """Speed of every stage of some work, and the time it has left, from its reports.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium_pipeline.errors import InputError, PlatformError, ResourceLimitError, SubmissionError
-from sensorium_pipeline.progress import ProgressCallback, silent
+from sensorium_pipeline.progress import ProgressCallback, never, silent
 from sensorium_pipeline.submissions.checkpoints import KeptCheckpoints
 from sensorium_pipeline.submissions.energy import start_counting
 from sensorium_pipeline.submissions.isolation import require_isolation
@@ -29,7 +29,7 @@ from sensorium_pipeline.submissions.outcome import (
 )
 from sensorium_pipeline.submissions.package import Submission, copy_submission, load_submission
 from sensorium_pipeline.submissions.predictions import Expected, read_predictions, write_predictions
-from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, never, run_isolated
+from sensorium_pipeline.submissions.sandbox import IsolationTier, Limits, Outcome, run_isolated
 from sensorium_pipeline.submissions.staging import Staged, load_staged
 from sensorium_pipeline.submissions.transfer import CheckpointRules, ResultReader
 

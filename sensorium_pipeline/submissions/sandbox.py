@@ -22,6 +22,7 @@ from typing import Literal
 
 import sensorium_pipeline
 from sensorium_pipeline.errors import IsolationError, PlatformError, ResourceLimitError, SubmissionError
+from sensorium_pipeline.progress import never
 from sensorium_pipeline.submissions import launcher
 from sensorium_pipeline.submissions.control_groups import ControlGroup, Usage
 from sensorium_pipeline.submissions.memory_watch import machine_is_full, memory_of
@@ -92,11 +93,6 @@ class Outcome:
     console: bytes
     memory_watched: bool = False
     refusal: SubmissionError | ResourceLimitError | None = None
-
-
-def never() -> bool:
-    """The stop signal of a run that nobody stops."""
-    return False
 
 
 def run_isolated(
