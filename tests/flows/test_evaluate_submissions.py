@@ -83,11 +83,11 @@ FAILURES = {
 @dataclass(frozen=True)
 class Night:
     world: World
-    state: Any
+    ended: Any
 
     @property
     def summary(self) -> Any:
-        return self.state.result()
+        return self.ended.result()
 
     def row(self, team: str, track: str = "sensorium", tier: str = "test") -> Row:
         publication = latest_publication(self.world.workspace.open, RELEASE)
@@ -98,9 +98,11 @@ class Night:
 
 
 def evaluate(world: World, **options: Any) -> Night:
+    from prefect_queries import run_flow
+
     from flows.evaluate_submissions import evaluate_submissions
 
-    return Night(world, evaluate_submissions(RELEASE, world.root, return_state=True, **options))
+    return Night(world, run_flow(evaluate_submissions, RELEASE, world.root, **options))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,7 @@ def test_the_published_table_ranks_by_what_is_true_and_gives_reasons(first_night
 
 
 def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night) -> None:
-    from prefect_queries import run_of
+    from prefect_queries import run_flow, run_of
 
     from flows.publish_rankings import publish_rankings
 
@@ -229,9 +231,9 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
     change_phases(workspace, RELEASE, final="open")
     try:
         # The only release need not be named; the run shows its name all the same.
-        state = publish_rankings(root=world.root, return_state=True)
-        assert run_of(state).name == f"publish {RELEASE}"
-        opened = state.result()
+        ended = run_flow(publish_rankings, root=world.root)
+        assert run_of(ended).name == f"publish {RELEASE}"
+        opened = ended.result()
         assert opened.new
         assert set(opened.record.tables) == {"sensorium-final", "sensorium-live", "sensorium-plus-final", "sensorium-plus-live"}
         assert first_night.row("sharp", tier="final_test").rank == 1
@@ -245,9 +247,9 @@ def test_the_final_tier_is_nowhere_until_the_release_opens_it(first_night: Night
 def test_prefect_shows_each_submission_and_the_tables(first_night: Night) -> None:
     from prefect_queries import run_of, task_runs_of
 
-    run = run_of(first_night.state)
+    run = run_of(first_night.ended)
     assert (run.name, run.state_name) == (f"evaluate {RELEASE}", "Completed")
-    tasks = task_runs_of(first_night.state, "evaluate ", 10)
+    tasks = task_runs_of(first_night.ended, "evaluate ", 10)
     assert {task.name.removeprefix("evaluate "): task.state_name for task in tasks} == {
         result.identifier: "Scored" if result.status == "scored" else "Unranked" for result in first_night.summary.evaluated
     }
@@ -281,12 +283,12 @@ def test_the_second_night_runs_nothing_and_one_new_submission_runs_one(first_nig
     second = evaluate(world)
     assert second.summary.evaluated == []
     assert len(second.summary.known) == 10
-    assert task_runs_of(second.state, "evaluate ", 0) == []
+    assert task_runs_of(second.ended, "evaluate ", 0) == []
     assert tree_snapshot(Path(world.root)) == before
     send(world.workspace, write_code(tmp_path / "late", "Late", gain=0.02), "latecomer", "sensorium")
     third = evaluate(world)
     assert [result.identifier for result in third.summary.evaluated] == ["latecomer/sensorium/1"]
-    assert [task.name for task in task_runs_of(third.state, "evaluate ", 1)] == ["evaluate latecomer/sensorium/1"]
+    assert [task.name for task in task_runs_of(third.ended, "evaluate ", 1)] == ["evaluate latecomer/sensorium/1"]
     assert third.row("latecomer").rank is not None
     assert third.row("sharp").rank == 1
 
@@ -308,7 +310,7 @@ def test_what_the_platform_lost_fails_the_run_and_no_other_submission(
             next(Path(world.root, "inbox", "data").rglob(f"{SENSORIUM}.npz")).unlink()
     night = evaluate(world)
     with pytest.raises(PlatformError, match="the platform failed on some submissions") as caught:
-        night.state.result()
+        night.ended.result()
     assert caught.value.where == "lost/sensorium/1"
     # It says why where an operator looks first, and teams are told so without the platform's own addresses.
     found = standings_series(workspace.open, RELEASE, "lost", "sensorium").latest(Standings)
@@ -319,6 +321,6 @@ def test_what_the_platform_lost_fails_the_run_and_no_other_submission(
     assert world.root not in standing.reason
     assert night.row("whole").rank == 1
     assert night.row("lost").rank is None
-    assert run_of(night.state).state_name == "Failed"
-    states = {task.name: task.state_name for task in task_runs_of(night.state, "evaluate ", 2)}
+    assert run_of(night.ended).state_name == "Failed"
+    states = {task.name: task.state_name for task in task_runs_of(night.ended, "evaluate ", 2)}
     assert states == {"evaluate lost/sensorium/1": "Failed", "evaluate whole/sensorium/1": "Scored"}

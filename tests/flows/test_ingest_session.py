@@ -37,15 +37,17 @@ RUN_FLOW = "import sys; from flows.ingest_session import ingest_session; ingest_
 class Ingested:
     raw: Path
     folder: Path
-    state: Any
+    ended: Any
     record: SessionRecord
 
 
 def ingest(raw: Path, root: Path, parameters: SessionParameters | None = None) -> Any:
-    """Run the flow in this process; returns its final state."""
+    """Run the flow in this process to its end."""
+    from prefect_queries import run_flow
+
     from flows.ingest_session import ingest_session
 
-    return ingest_session(str(raw), str(root), parameters, return_state=True)
+    return run_flow(ingest_session, str(raw), str(root), parameters)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ingested(raw: Path, on_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder = tmp_path_factory.mktemp("ingested") / "workspace"
-    state = ingest(raw, folder)
-    return Ingested(raw, folder, state, state.result())
+    ended = ingest(raw, folder)
+    return Ingested(raw, folder, ended, ended.result())
 
 
 def test_a_recording_becomes_a_published_session(ingested: Ingested) -> None:
@@ -73,19 +75,19 @@ def test_a_recording_becomes_a_published_session(ingested: Ingested) -> None:
 def test_prefect_shows_the_run_and_every_plane(ingested: Ingested) -> None:
     from prefect_queries import run_of, task_runs_of
 
-    run = run_of(ingested.state)
+    run = run_of(ingested.ended)
     assert run.state_name == "Completed"
     assert run.name == f"ingest {ingested.raw}"
-    planes = task_runs_of(ingested.state, "extract plane", PLANES)
+    planes = task_runs_of(ingested.ended, "extract plane", PLANES)
     wanted = [(f"extract plane {plane} of {ingested.raw}", "Completed") for plane in range(PLANES)]
     assert [(plane.name, plane.state_name) for plane in planes] == wanted
-    assert [task.state_name for task in task_runs_of(ingested.state, "publish session", 1)] == ["Completed"]
+    assert [task.state_name for task in task_runs_of(ingested.ended, "publish session", 1)] == ["Completed"]
 
 
 def test_progress_of_every_plane_is_an_artifact_that_says_what_speed_and_how_long(ingested: Ingested) -> None:
     from prefect_queries import progress_of
 
-    texts = [str(artifact.description) for artifact in progress_of(ingested.state)]
+    texts = [str(artifact.description) for artifact in progress_of(ingested.ended)]
     for plane in range(PLANES):
         (text,) = [text for text in texts if text.startswith(f"{SESSION.name} plane {plane}: ")]
         assert re.search(r"(\d+)/\1 (frames|neurons)", text), text
@@ -97,7 +99,7 @@ def test_the_quality_report_is_an_artifact_and_a_file_of_the_lab(ingested: Inges
     lab = open_workspace(Settings(root=str(ingested.folder))).lab
     report = read_file(lab, ingested.record.report_digest, "report.md").decode()
     assert ingested.record.name in report
-    (artifact,) = artifacts_of(ingested.state, "quality-report")
+    (artifact,) = artifacts_of(ingested.ended, "quality-report")
     assert artifact.type == "markdown"
     # In the interface the pictures are part of the text; in the lab they are files beside it.
     pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", str(artifact.data))
@@ -174,9 +176,9 @@ def test_a_quality_gate_refuses_and_nothing_of_the_session_is_visible(ingested: 
     shutil.copytree(ingested.folder / "lab" / "results", root / "lab" / "results")
     shutil.copytree(ingested.folder / "lab" / "manifests", root / "lab" / "manifests")
     shutil.copytree(ingested.folder / "lab" / "data", root / "lab" / "data")
-    state = ingest(ingested.raw, root, SessionParameters(gates=SessionGates(neurons=10_000)))
+    ended = ingest(ingested.raw, root, SessionParameters(gates=SessionGates(neurons=10_000)))
     with pytest.raises(QualityGateError, match=r"neurons is \d+, must be at least 1e\+04 \(.* too little\)") as caught:
-        state.result()
+        ended.result()
     assert caught.value.where == f"session {SESSION.name}"
     workspace = open_workspace(Settings(root=str(root)))
     assert workspace.open.list("") == []
@@ -187,9 +189,9 @@ def test_a_quality_gate_refuses_and_nothing_of_the_session_is_visible(ingested: 
         "10000" in read_file(workspace.lab, digest, "report.md").decode()
         or "1e+04" in read_file(workspace.lab, digest, "report.md").decode()
     )
-    assert run_of(state).state_name == "Failed"
+    assert run_of(ended).state_name == "Failed"
     # A refusal is never tried again.
-    assert [task.run_count for task in task_runs_of(state, "publish session", 1)] == [1]
+    assert [task.run_count for task in task_runs_of(ended, "publish session", 1)] == [1]
 
 
 def test_bad_input_fails_the_run_with_the_message_and_leaves_nothing(ingested: Ingested, tmp_path: Path) -> None:
@@ -199,21 +201,21 @@ def test_bad_input_fails_the_run_with_the_message_and_leaves_nothing(ingested: I
     shutil.copytree(ingested.raw, damaged)
     last = sorted((damaged / "scans").glob("*.tif"))[-1]
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    state = ingest(damaged, tmp_path / "workspace")
+    ended = ingest(damaged, tmp_path / "workspace")
     with pytest.raises(InputError, match="is cut off"):
-        state.result()
-    assert last.name in (run_of(state).state.message or "")
+        ended.result()
+    assert last.name in (run_of(ended).state.message or "")
     assert not tree_snapshot(tmp_path / "workspace")
 
 
 def test_the_raw_movie_is_archived_beside_a_session_that_is_there(ingested: Ingested) -> None:
-    from prefect_queries import task_runs_of
+    from prefect_queries import run_flow, task_runs_of
 
     from flows.ingest_session import ingest_session
 
-    state: Any = ingest_session(str(ingested.raw), str(ingested.folder), archive=True, return_state=True)
-    assert state.result() == ingested.record
-    assert len(task_runs_of(state, "archive plane", PLANES)) == PLANES
+    ended = run_flow(ingest_session, str(ingested.raw), str(ingested.folder), archive=True)
+    assert ended.result() == ingested.record
+    assert len(task_runs_of(ended, "archive plane", PLANES)) == PLANES
     session, lab = open_session(ingested.raw), open_workspace(Settings(root=str(ingested.folder)))
     for plane in range(PLANES):
         kept = archived_plane(lab, session.digest, plane)

@@ -46,7 +46,7 @@ def one_worker(monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Iterator[st
 def evaluate(world: World):
     from flows.evaluate_submissions import evaluate_submissions
 
-    return evaluate_submissions(RELEASE, world.root, publish=False, return_state=True)
+    return evaluate_submissions(RELEASE, world.root, publish=False)
 
 
 def running(client: Client) -> dict[str, dict[str, float]]:
@@ -70,7 +70,7 @@ def test_two_seeds_on_one_gpu_take_turns_and_only_they_hold_it(isolated: None, c
             seen |= running(client)
             most = max(most, sum(len(keys) for keys in client.processing().values()))
             time.sleep(0.1)
-        summary = night.result().result()
+        summary = night.result()
     assert [result.status for result in summary.evaluated] == ["scored", "scored"]
     # The Prefect tasks wait in threads of the flow: all that the cluster ever had are two smoke runs and four runs, each with its GPU.
     assert sorted(key.rsplit("-", 2)[0] for key in seen) == [
@@ -89,7 +89,7 @@ def test_two_evaluations_at_once_run_nothing_twice(isolated: None, copied: World
         while not all(night.done() for night in nights):
             most = max(most, len([key for key in running(client) if key.startswith("one/sensorium/1 seed 0")]))
             time.sleep(0.1)
-        summaries = [night.result().result() for night in nights]
+        summaries = [night.result() for night in nights]
     assert most == 1
     job = find_job(copied.workspace, read_release(copied.workspace.open, RELEASE), "one")
     assert is_current(copied.workspace, job)
@@ -111,7 +111,7 @@ def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(isolated: Non
         os.kill(pid, signal.SIGKILL)
         # What it ran dies with it: no stranger's code goes on without anybody who watches it.
         assert psutil.wait_procs(sandbox, timeout=10)[1] == []
-        summary = night.result(timeout=300).result()
+        summary = night.result(timeout=300)
     assert {result.identifier: result.status for result in summary.evaluated} == {
         "sleeper/sensorium/1": "scored",
         "neighbour/sensorium/1": "scored",
@@ -144,7 +144,7 @@ def test_a_machine_without_isolation_refuses_strangers_code_and_says_so(
     send(copied.workspace, write_code(tmp_path / "code", "Code"), "stranger", "sensorium")
     with local_cluster(Settings(workers=1)) as cluster:
         monkeypatch.setenv("SENSORIUM_DASK_ADDRESS", cluster.scheduler_address)
-        summary = evaluate(copied).result()
+        summary = evaluate(copied)
     assert [result.status for result in summary.evaluated] == ["refused"]
     assert "bwrap" in summary.evaluated[0].reason
     assert "apt-get install bubblewrap" in summary.evaluated[0].reason
