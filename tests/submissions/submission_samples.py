@@ -1,17 +1,26 @@
 """Small sessions and submissions to test with."""
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+import sensorium_pipeline
 from sensorium_pipeline.submissions.outcome import RunOutcome
 from sensorium_pipeline.submissions.sandbox import Limits
 from sensorium_pipeline.submissions.staging import StagedSession
 from sensorium_pipeline.training.data import SessionData, SessionDescription, Statistics, TrialInputs, Trials
 
 SMALL = Limits(wall_seconds=20, memory_bytes=512 * 1024**2, processes=24, disk_bytes=16 * 1024**2, output_bytes=64 * 1024**2)
+
+INSTALLED = {
+    path.parts[2]
+    for path in (Path(sys.prefix), Path(sys.base_prefix), Path(sensorium_pipeline.__file__))
+    if path.is_relative_to("/tmp")
+}
+"""What every sandbox sees in /tmp where the checkout lies there: the way to this Python and this package."""
 
 Attack = Callable[..., RunOutcome]
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from submission_samples import GOOD, SMALL, Attack, Run, nothing_found, problem
+from submission_samples import GOOD, INSTALLED, SMALL, Attack, Run, nothing_found, problem
 
 from sensorium_pipeline.submissions import sandbox
 from sensorium_pipeline.submissions.control_groups import ControlGroup
@@ -224,7 +224,13 @@ def test_writing_where_the_next_one_would_read(attack: Attack, tmp_path: Path) -
         raise RuntimeError(f"found: {found}")
     """
     nothing_found(attack(code))
-    nothing_found(attack("import os\ndef build(context):\n    raise RuntimeError(f'found: {[n for n in os.listdir(\"/tmp\")]}')\n"))
+    looking = f"""
+        import os
+        def build(context):
+            found = [name for name in os.listdir("/tmp") if name not in {list(INSTALLED)}]
+            raise RuntimeError(f"found: {{found}}")
+    """
+    nothing_found(attack(looking))
 
 
 def test_daemon_does_not_outlive_success(run: Run, tmp_path: Path) -> None:
@@ -377,14 +383,14 @@ def test_concurrent_runs_do_not_meet(run: Run, tmp_path: Path, staged: Path) -> 
 
     from sensorium_pipeline.submissions.run import run_submission
 
-    code = """
+    code = f"""
     import os, time
     def build(context):
         open("/tmp/mine", "w"); open("/dev/shm/mine", "w")
         time.sleep(0.5)
-        found = [name for folder in ("/tmp", "/dev/shm") for name in os.listdir(folder) if name != "mine"]
+        found = [name for folder in ("/tmp", "/dev/shm") for name in os.listdir(folder) if name not in {["mine", *INSTALLED]}]
         found += [name for name in os.listdir("/proc") if name.isdigit() and int(name) > 3]
-        raise RuntimeError(f"found: {found}")
+        raise RuntimeError(f"found: {{found}}")
     """
     outcomes: dict[int, RunOutcome] = {}
 
