@@ -16,9 +16,7 @@ from sensorium_pipeline.training.data import SessionData, SessionDescription, St
 SMALL = Limits(wall_seconds=20, memory_bytes=512 * 1024**2, processes=24, disk_bytes=16 * 1024**2, output_bytes=64 * 1024**2)
 
 INSTALLED = {
-    path.parts[2]
-    for path in (Path(sys.prefix), Path(sys.base_prefix), Path(sensorium_pipeline.__file__))
-    if path.is_relative_to("/tmp")
+    path.parts[2] for path in (Path(sys.prefix), Path(sys.base_prefix), Path(sensorium_pipeline.__file__)) if path.is_relative_to("/tmp")
 }
 """What every sandbox sees in /tmp where the checkout lies there: the way to this Python and this package."""
 
