@@ -251,9 +251,10 @@ def _fragment(cell: BlockCell, brighter: list[BlockCell], parameters: CellParame
         if abs(y - other_y) + abs(x - other_x) > 60:
             continue
         other_rows, other_columns = other.mask(parameters.mask)
-        gap = np.sqrt((rows[:, None] - other_rows) ** 2 + (columns[:, None] - other_columns) ** 2).min()
+        if ((rows[:, None] - other_rows) ** 2 + (columns[:, None] - other_columns) ** 2).min() > FRAGMENT_GAP**2:
+            continue
         # Noise lowers the correlation of a faint trace, whatever its signal.
         alike = float(np.corrcoef(cell.trace, other.trace)[0, 1]) / max(cell.purity, 0.3)
-        if gap <= FRAGMENT_GAP and alike > parameters.fragment_correlation:
+        if alike > parameters.fragment_correlation:
             return f"fragment of a neighbour {other.snr / cell.snr:.1f} times as bright, correlation {alike:.2f}"
     return ""
