@@ -198,7 +198,7 @@ def _reported(error: BaseException) -> ReportedError:
     number = error.errno if isinstance(error, OSError) else None
     try:
         message = str(error)[:LONGEST_TEXT]
-    except Exception:
+    except Exception:  # the class is the submission's own, and may fail to say its text
         message = ""
     return ReportedError(type(error).__name__, message, place, number, "")
 
