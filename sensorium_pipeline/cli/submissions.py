@@ -185,7 +185,7 @@ def _of_today(
 def withdraw(identifier: Identifier, release: ReleaseName = None, root: Root = None) -> None:
     """Withdraw a submission of your team: it leaves the tables with the next evaluation; its results stay in the record."""
     _request(identifier, "withdraw", release, root)
-    console.print(f"{identifier} is withdrawn; the tables follow with the next evaluation.", highlight=False)
+    console.print(f"{identifier} is withdrawn; the tables and `sensorium submissions` show it after the next evaluation.", highlight=False)
 
 
 def choose(identifier: Identifier, release: ReleaseName = None, root: Root = None) -> None:
