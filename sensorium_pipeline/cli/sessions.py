@@ -1,5 +1,6 @@
 """Commands around the catalogue: sessions, releases and the leak audit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,18 +53,18 @@ def show(session: Annotated[str, typer.Argument(help="Name of the session.")], r
     console.print(f"{summary.session.neurons} neurons; trials {trials}; {summary.images} images {summary.image_shape}", highlight=False)
     console.print(f"hidden: {', '.join(summary.hidden_tiers) or 'nothing'}; behaviour {'shown' if summary.behavior else 'not shown'}")
     url = dataset_url(workspace.open, summary.session.open_digest)
-    console.print(f'xarray.open_datatree("{url}", engine="zarr"{_server(settings_of(root))})', highlight=False)
+    console.print(
+        f'xarray.open_datatree("{url}", engine="zarr"{_server(workspace.open.storage_options, settings_of(root))})', highlight=False
+    )
 
 
-def _server(settings: Settings) -> str:
-    """What xarray needs to know of the server of the open store beside a URL; keys by the variables that hold them."""
+def _server(options: Mapping[str, object], settings: Settings) -> str:
+    """Storage options of the open store as they are written for xarray; keys by the variables that hold them."""
     own = settings.open
-    options = {"endpoint_url": f'"{own.endpoint_url or settings.endpoint_url}"'} if own.endpoint_url or settings.endpoint_url else {}
-    if own.access_key or settings.access_key:
-        prefix = "SENSORIUM_OPEN__" if own.access_key else "SENSORIUM_"
-        options |= {"key": f'os.environ["{prefix}ACCESS_KEY"]', "secret": f'os.environ["{prefix}SECRET_KEY"]'}
-    text = ", ".join(f'"{name}": {value}' for name, value in options.items())
-    return f", storage_options={{{text}}}" if text else ""
+    prefix = "SENSORIUM_OPEN__" if own.access_key or own.secret_key else "SENSORIUM_"
+    variables = {"key": f"{prefix}ACCESS_KEY", "secret": f"{prefix}SECRET_KEY"}
+    written = [f'"{name}": ' + (f'os.environ["{variables[name]}"]' if name in variables else f'"{options[name]}"') for name in options]
+    return f", storage_options={{{', '.join(written)}}}" if written else ""
 
 
 def download(

@@ -58,6 +58,9 @@ def test_the_line_that_opens_a_session_of_another_server_names_it_and_no_key(sen
         # As a person would, who copies the line.
         with eval(said.out.splitlines()[-1], {"xarray": xr, "os": os}) as tree:
             assert tree.attrs["session"] == SENSORIUM
+        # The server of another root is nothing that a folder needs.
+        monkeypatch.delenv("SENSORIUM_OPEN__URL")
+        assert "storage_options" not in sensorium("show", SENSORIUM, "--root", world.root).out
     finally:
         server.stop()
 
